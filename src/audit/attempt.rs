@@ -1,0 +1,95 @@
+//! The one event there is: somebody tried something that a rule speaks of.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+
+use crate::{
+    name::DomainName,
+    policy::{Action, Mode},
+};
+
+/// One try, as the gateway saw it. Folding adds count, first and last seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// When.
+    pub time: Timestamp,
+    /// What was decided.
+    pub decision: Decision,
+    /// By which way it was tried.
+    pub way: Way,
+    /// Who tried; believed from a forwarder where `via` is set. Port 0 where it is not known.
+    pub client: SocketAddr,
+    /// The forwarder that spoke for the client.
+    pub via: Option<IpAddr>,
+    /// The client's group, by name.
+    pub group: Option<String>,
+    /// What the question came over.
+    pub transport: Transport,
+    /// The name asked for.
+    pub name: DomainName,
+    /// The type asked for, as its number.
+    pub qtype: u16,
+    /// The class asked for, as its number; 1 is IN.
+    pub qclass: u16,
+    /// The rule, as `pack/rule`, `policy.block`, `organization.ingress` or `exception`.
+    pub rule: String,
+    /// What the rule matched, if not the question's name.
+    pub evidence: Option<Evidence>,
+    /// How it was refused; `None` where it was not.
+    pub action: Option<Action>,
+    /// The response code the client got; `None` where it got none.
+    pub rcode: Option<u16>,
+}
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Decision {
+    /// Refused.
+    Blocked,
+    /// Would have been refused; the group only observes.
+    Observed,
+    /// The own ingress was used.
+    AllowedOwn,
+    /// A dated exception let it pass.
+    AllowedException,
+}
+
+/// By which way.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Way {
+    /// A question put to us.
+    Dns,
+}
+
+/// What the question came over.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Transport {
+    /// A datagram.
+    Udp,
+    /// A TCP connection.
+    Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
+}
+
+/// What in the answer a rule matched.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Evidence {
+    /// An alias.
+    Alias(DomainName),
+    /// An address.
+    Address(IpAddr),
+}
+
+impl Decision {
+    /// The decision for a violation under `mode`.
+    pub fn of_violation(mode: Mode) -> Self {
+        match mode {
+            Mode::Enforce => Self::Blocked,
+            Mode::Observe => Self::Observed,
+        }
+    }
+}

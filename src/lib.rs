@@ -1,0 +1,31 @@
+//! tunnelwarden lets an organization's own ngrok out and keeps everyone else's in.
+//!
+//! **listen** hands a question to the **gateway**, which asks **policy**, **cache** and **upstream**,
+//! tells **audit** if a rule was broken, and answers. Everything else starts, configures or shows that.
+//!
+//! The modules below stand in layers, lowest first; a module imports only from layers before its own
+//! (`tests/suite/house.rs` holds it to that).
+
+// 0: words
+pub mod name;
+pub mod problem;
+pub mod sys;
+// 1: knows only words
+pub mod document;
+// 2: pure; no clock, no socket, no file, no log, no async
+pub mod metrics;
+pub mod policy;
+pub mod wire;
+// 3: mechanisms
+pub mod audit;
+pub mod cache;
+pub mod upstream;
+// 4: the order of events
+pub mod gateway;
+// 5: doors
+pub mod control;
+pub mod listen;
+// 6: assembly
+pub mod cli;
+pub mod config;
+pub mod daemon;

@@ -1,0 +1,36 @@
+//! `[listen]`: where we can be asked.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+/// `[listen]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// UDP and TCP. 127.0.0.1:5300 and [::1]:5300.
+    pub dns: Vec<SocketAddr>,
+    /// Health and metrics over HTTP.
+    pub admin: Admin,
+    /// The control socket; `control` in the state folder where it is `None`.
+    pub socket: Option<PathBuf>,
+}
+
+/// `admin`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admin {
+    /// No such door.
+    Off,
+    /// There. 127.0.0.1:9053.
+    At(SocketAddr),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dns: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5300)), SocketAddr::from((Ipv6Addr::LOCALHOST, 5300))],
+            admin: Admin::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 9053))),
+            socket: None,
+        }
+    }
+}
