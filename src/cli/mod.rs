@@ -1,6 +1,18 @@
 //! The command line: one file per command.
 
-use std::path::PathBuf;
+pub mod attempts;
+pub mod check;
+pub mod explain;
+mod reload;
+mod serve;
+
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+
+use crate::{config, control, problem::Problems};
 
 /// What the process tells its caller. The numbers are a promise to scripts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,13 +35,116 @@ pub enum Exit {
 /// What every command takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Common {
-    /// Configuration file [default: /etc/tunnelwarden/tunnelwarden.toml, or built-in defaults where there is none].
+    /// Configuration file [default: /etc/tunnelwarden/tunnelwarden.toml, or built-in defaults where there is none]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// State folder [default: $STATE_DIRECTORY, else tunnelwarden in the XDG state home].
+    /// State folder [default: $STATE_DIRECTORY, else tunnelwarden in the XDG state home]
     #[arg(long, global = true, value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
-    /// Print JSON.
+    /// Print JSON where there is something to print
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "tunnelwarden", version, about, disable_help_subcommand = true, after_help = EXIT_CODES)]
+struct CommandLine {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed at run time; 2 wrong usage; 3 configuration or policy invalid;\n\
+                          4 the question asked was answered \"no\"; 5 not permitted.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer DNS questions, refuse foreign ingresses, record who tried
+    Serve,
+    /// Read configuration and packs and print everything that is wrong with them
+    Check(check::Arguments),
+    /// Say how a question is decided, by which rule of which file, and what the client is told
+    Explain(explain::Arguments),
+    /// Show the record
+    Attempts(attempts::Arguments),
+    /// Ask the daemon to read its files again, and say what came of it
+    Reload(reload::Arguments),
+}
+
+/// Why a command ends early, beyond what it printed itself.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration or policy is invalid")]
+struct Invalid;
+
+/// Runs the command that the arguments name. Results go to standard output, errors to standard error.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let line = match CommandLine::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let result = match &line.command {
+        Command::Serve => serve::run(&line.common),
+        Command::Check(arguments) => check::run(arguments, &line.common),
+        Command::Explain(arguments) => explain::run(arguments, &line.common),
+        Command::Attempts(arguments) => attempts::run(arguments, &line.common),
+        Command::Reload(arguments) => reload::run(arguments, &line.common),
+    };
+    result.unwrap_or_else(|error| {
+        let exit = exit_of(&error);
+        // What is wrong with the files has been printed, each at its place.
+        if exit != Exit::Invalid || error.downcast_ref::<Invalid>().is_none() {
+            anstream::eprintln!("tunnelwarden: {error:#}");
+        }
+        exit
+    })
+}
+
+/// Reads the configuration for a command that needs it whole, and prints what is wrong with it.
+fn load(common: &Common) -> anyhow::Result<config::Config> {
+    let loaded = config::load(common.config.as_deref(), Timestamp::now());
+    print_problems(&loaded.problems);
+    loaded.outcome.ok_or_else(|| Invalid.into())
+}
+
+/// The control socket of the daemon that runs with this configuration.
+fn control_socket(common: &Common) -> anyhow::Result<PathBuf> {
+    let listen = load(common)?.listen;
+    match listen.socket {
+        Some(path) => Ok(path),
+        None => Ok(config::state_dir(common.state_dir.as_deref())?.join("control")),
+    }
+}
+
+fn print_problems(problems: &Problems) {
+    if !problems.is_empty() {
+        anstream::eprintln!("{problems}");
+    }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<Invalid>() {
+        return Exit::Invalid;
+    }
+    let denied = error.chain().any(|cause| {
+        matches!(cause.downcast_ref::<control::ClientError>(), Some(control::ClientError::NotPermitted { .. }))
+            || cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+    });
+    if denied { Exit::NotPermitted } else { Exit::Failed }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Writes JSON for a machine, a line.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let line = serde_json::to_string(value).context("cannot write JSON")?;
+    anstream::println!("{line}");
+    Ok(())
 }

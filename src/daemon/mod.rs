@@ -1,1 +1,229 @@
-//! (to come)
+//! Puts the pieces together, keeps them going, takes them apart: start, reload, stop. Decides nothing.
+
+mod banner;
+mod reload;
+mod state;
+mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use state::{State, StateError};
+
+use crate::{
+    audit::Recorder,
+    cache::Cache,
+    config::{Config, Loaded},
+    control::{self, Command},
+    gateway::{Access, Clock, Gateway, InForce},
+    listen::Doors,
+    metrics::Metrics,
+    upstream::{Surroundings, Upstream},
+};
+use reload::{Cause, Reloader};
+use watch::Watch;
+
+/// Reload requests that may wait. They are taken together, so few ever do.
+const COMMANDS: usize = 16;
+
+/// How often the latest time is kept and the interfaces are looked at.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// How long a stop may take before what still waits is let go.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the daemon runs with, read and found good.
+#[derive(Debug)]
+pub struct Setup {
+    /// What the command line named, to be read again on reload.
+    pub config_path: Option<PathBuf>,
+    /// When reading of it began.
+    pub read_at: SystemTime,
+    /// What was read.
+    pub loaded: Loaded,
+    /// The configuration in it.
+    pub config: Config,
+    /// Where the state is kept.
+    pub state_dir: PathBuf,
+}
+
+/// Everything that runs.
+struct Running {
+    gateway: Arc<Gateway>,
+    recorder: Recorder,
+    clock: Arc<Clock>,
+    state: State,
+    doors: Doors,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
+pub async fn run(setup: Setup) -> anyhow::Result<()> {
+    let Setup { config_path, read_at, loaded, config, state_dir } = setup;
+    // Before anything else is opened, so that a stop during the start is not lost.
+    let mut signals = Signals::new()?;
+    let metrics = Arc::new(Metrics::default());
+    let (mut running, mut reloader) = start(config_path, &loaded, config, &state_dir, &metrics)?;
+    let mut watch = Watch::new(&loaded.files, read_at);
+    drop(loaded);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let cause = tokio::select! {
+            signal = signals.next() => match signal {
+                Heard::Stop => break,
+                Heard::HangUp => {
+                    running.recorder.reopen().await;
+                    Cause::Signal
+                }
+            },
+            () = watch.changed() => Cause::Files,
+            Some(command) = running.commands.recv() => Cause::Commands(together(command, &mut running.commands)),
+            _ = round.tick() => {
+                running.look_around();
+                continue;
+            }
+        };
+        watch = reloader.reload(&running, cause).await;
+    }
+    running.stop().await;
+    Ok(())
+}
+
+/// Requests that came in while another was served are served by one reload.
+fn together(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let rest = std::iter::from_fn(|| commands.try_recv().ok());
+    std::iter::once(first).chain(rest).collect()
+}
+
+/// Opens everything. What it returns drops cleanly, so a failure half-way leaves nothing behind.
+fn start(
+    config_path: Option<PathBuf>,
+    loaded: &Loaded,
+    config: Config,
+    state_dir: &Path,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Running, Reloader)> {
+    let state = State::take(state_dir)?;
+    let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
+    let doors = Doors::open(&config.listen)?;
+    let surroundings = Surroundings::new(doors.addresses().to_vec());
+    let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
+    let access = Arc::new(Access::new(&config.limits, config.policy.client_networks(), Arc::clone(metrics)));
+    let clock = Arc::new(Clock::new(state.latest_time()));
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    let socket = config.listen.socket.clone().unwrap_or_else(|| state.folder().join("control"));
+    let control = control::serve(&socket, recorder.clone(), sender, Arc::clone(metrics), stop.clone())?;
+    tasks.spawn(control);
+
+    let gateway = Arc::new(Gateway::new(
+        in_force_by(&config),
+        upstream,
+        access,
+        Cache::new(&config.cache, Arc::clone(metrics)),
+        recorder.clone(),
+        Arc::clone(&clock),
+        Arc::clone(metrics),
+    ));
+    doors.serve(&gateway);
+    if let Err(error) = state.keep_last_good(&loaded.sources) {
+        tracing::warn!(%error, "cannot keep a copy of the files in force");
+    }
+    banner::print(&config, &doors, state.folder());
+    banner::follow(&recorder, &tasks);
+    let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics));
+    Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, commands }, reloader))
+}
+
+/// What of a configuration the gateway swaps whole.
+fn in_force_by(config: &Config) -> InForce {
+    InForce { policy: Arc::clone(&config.policy), udp_size: config.limits.udp_size, others: config.limits.others }
+}
+
+impl Running {
+    /// What wants doing now and then.
+    fn look_around(&self) {
+        // The moment advances the clock even when nobody asks.
+        let _ = self.clock.moment(Timestamp::now());
+        if let Err(error) = self.state.keep_latest_time(self.clock.latest()) {
+            tracing::warn!(%error, "cannot keep the latest time seen in the state folder");
+        }
+        if let Err(error) = self.gateway.access().refresh_links() {
+            tracing::warn!(%error, "cannot read the interfaces; the networks known before stay");
+        }
+    }
+
+    /// Stops accepting, lets what waits end, writes the record.
+    async fn stop(self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("stopping");
+        self.stop.cancel();
+        self.doors.stop(DRAIN).await;
+        self.gateway.upstream().stop().await;
+        self.recorder.stop().await;
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        if let Err(error) = self.state.keep_latest_time(self.clock.latest()) {
+            tracing::warn!(%error, "cannot keep the latest time seen in the state folder");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// What a signal asks for.
+enum Heard {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    HangUp,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Heard {
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hang_up.recv() => Heard::HangUp,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `reload`: asks the daemon to read its files again and says what came of it.
+
+use anyhow::bail;
+
+use super::{Common, Exit, control_socket, print_json};
+use crate::control::{self, Outcome, ReloadReport, Reply, Request};
+
+/// What `reload` takes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// Also take a change that removes a pack, an own ingress or over a fifth of the rules
+    #[arg(long)]
+    accept: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
+    let socket = socket_whatever_the_files_say(common)?;
+    let report = match control::send(&socket, &Request::Reload { accept: arguments.accept })? {
+        Reply::Reload(report) => report,
+        Reply::Flushed | Reply::Refused { .. } => bail!("the daemon answered something else"),
+    };
+    if common.json {
+        print_json(&report)?;
+    } else {
+        print(&report);
+    }
+    Ok(match report.outcome {
+        Outcome::Loaded => Exit::Done,
+        Outcome::Refused => Exit::Invalid,
+        Outcome::Held => Exit::No,
+    })
+}
+
+/// The daemon is asked even when the files are broken now: it says so itself, and what is still in force.
+fn socket_whatever_the_files_say(common: &Common) -> anyhow::Result<std::path::PathBuf> {
+    let loaded = crate::config::load(common.config.as_deref(), jiff::Timestamp::now());
+    match loaded.outcome.and_then(|config| config.listen.socket) {
+        Some(path) => Ok(path),
+        None => Ok(crate::config::state_dir(common.state_dir.as_deref())?.join("control")),
+    }
+}
+
+fn print(report: &ReloadReport) {
+    for problem in &report.problems {
+        anstream::eprintln!("{problem}");
+    }
+    let ReloadReport { rules, groups, exceptions, .. } = report;
+    let counts = format!("{rules} rules, {groups} client groups, {exceptions} exceptions");
+    match report.outcome {
+        Outcome::Loaded => anstream::println!("loaded: {counts}"),
+        Outcome::Refused => anstream::println!("refused: the files are broken; still in force: {counts}"),
+        Outcome::Held => anstream::println!(
+            "held: the change takes much away; `tunnelwarden reload --accept` takes it; still in force: {counts}"
+        ),
+    }
+    for change in &report.changes {
+        anstream::println!("  {change}");
+    }
+    for change in &report.restart {
+        anstream::println!("  after a restart: {change}");
+    }
+}

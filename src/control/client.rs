@@ -1,0 +1,83 @@
+//! The command line's side of the control socket. Blocking: a command has nothing else to do.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{Reply, Request};
+
+/// How long the daemon may take to read a policy of a million names, and then some.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why the daemon could not be asked.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no daemon answers at {path}; is `tunnelwarden serve` running with this configuration and state folder?", path = path.display())]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file's permissions keep us out, or the daemon does.
+    #[error("not permitted to use {path}", path = path.display())]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
+        /// What the system or the daemon says.
+        source: io::Error,
+    },
+    /// The connection broke, or what came is no reply.
+    #[error("the daemon at {path} gave no answer", path = path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// Asks one thing and waits for the answer.
+///
+/// # Errors
+/// When no daemon listens at `path`, when it may not be asked, or when it does not answer in a minute.
+pub fn send(path: &Path, request: &Request) -> Result<Reply, ClientError> {
+    let broken = |source| ClientError::Broken { path: path.into(), source };
+    let stream = connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    let mut line = String::new();
+    ask(&stream, request).and_then(|()| BufReader::new(&stream).read_line(&mut line)).map_err(broken)?;
+    match serde_json::from_str(&line).map_err(|error| broken(error.into()))? {
+        Reply::Refused { reason } => Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) }),
+        reply @ (Reply::Reload(_) | Reply::Flushed) => Ok(reply),
+    }
+}
+
+/// Asks for the attempts as they come: JSON objects, a line each, for ever.
+///
+/// # Errors
+/// As [`send`].
+pub fn follow(path: &Path) -> Result<impl Iterator<Item = io::Result<String>> + use<>, ClientError> {
+    let stream = connect(path)?;
+    ask(&stream, &Request::Follow).map_err(|source| ClientError::Broken { path: path.into(), source })?;
+    Ok(BufReader::new(stream).lines())
+}
+
+fn connect(path: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(path).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: path.into(), source },
+        _ => ClientError::Absent { path: path.into(), source },
+    })
+}
+
+fn ask(mut stream: &UnixStream, request: &Request) -> io::Result<()> {
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())
+}

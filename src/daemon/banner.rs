@@ -1,0 +1,95 @@
+//! What `serve` says when it is up: where it listens, whom it asks, what it enforces, what to try. On a terminal it
+//! goes on with a line for each attempt.
+
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal as _, stderr, stdout},
+    path::Path,
+};
+
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    audit::{Recorder, Sink, Store, line},
+    config::{Config, Summary},
+    listen::Doors,
+    policy::Mode,
+};
+
+/// Says what is up. On standard output, unless attempts go there as JSON.
+pub(super) fn print(config: &Config, doors: &Doors, state_dir: &Path) {
+    let text = text(config, doors, state_dir);
+    if config.audit.sinks.contains(&Sink::Stdout) {
+        anstream::eprint!("{text}");
+    } else {
+        anstream::print!("{text}");
+    }
+}
+
+/// Shows each attempt while somebody watches.
+pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
+    if !stdout().is_terminal() || !stderr().is_terminal() {
+        return;
+    }
+    let mut attempts = recorder.subscribe();
+    tasks.spawn(async move {
+        while let Some(record) = attempts.next().await {
+            anstream::println!("{}", line(&record));
+        }
+    });
+}
+
+fn text(config: &Config, doors: &Doors, state_dir: &Path) -> String {
+    let mut text = format!("tunnelwarden {}\n", env!("CARGO_PKG_VERSION"));
+    let mut row = |title: &str, value: &str| {
+        let _ = writeln!(text, "  {title:<12} {value}");
+    };
+    for address in doors.addresses() {
+        row("listening", &format!("{address} (UDP and TCP)"));
+    }
+    for note in doors.notes() {
+        row("", note);
+    }
+    let servers: Vec<_> = config.upstream.servers.iter().map(ToString::to_string).collect();
+    row("upstream", &servers.join(", "));
+    let summary = &config.summary;
+    row("policy", &policy(summary));
+    row("own ingress", &own_ingress(summary));
+    if let Some(address) = doors.addresses().first() {
+        let (ip, port) = (address.ip(), address.port());
+        row("try", &format!("dig @{ip} -p {port} connect.eu.ngrok-agent.com"));
+    }
+    // Last, so that who waits for it knows that everything is up.
+    row("record", &record(&config.audit.store, state_dir));
+    text
+}
+
+fn policy(summary: &Summary) -> String {
+    let packs: Vec<_> = summary.packs.iter().map(|pack| format!("{} {}", pack.name, pack.version)).collect();
+    let verb = match summary.mode {
+        Mode::Enforce => "enforced",
+        Mode::Observe => "observed: nothing is refused",
+    };
+    let mut text = format!("{}: {} rules, {verb}", packs.join(", "), summary.rules());
+    for (count, what) in [(summary.groups.len(), "client groups"), (summary.exceptions.len(), "exceptions")] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text
+}
+
+fn own_ingress(summary: &Summary) -> String {
+    if summary.ingress.is_empty() {
+        "none: every ngrok ingress is refused".to_owned()
+    } else {
+        summary.ingress.join(", ")
+    }
+}
+
+fn record(store: &Store, state_dir: &Path) -> String {
+    match store {
+        Store::Off => "no store".to_owned(),
+        Store::File(path) => format!("{} (read it with `tunnelwarden attempts`)", state_dir.join(path).display()),
+    }
+}

@@ -1,0 +1,174 @@
+//! Reading the files again: all or nothing, and it says what came of it.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use jiff::Timestamp;
+
+use super::{Running, Watch, in_force_by};
+use crate::{
+    config::{self, Config, Loaded, Summary},
+    control::{Command, Outcome, ReloadReport},
+    metrics::Metrics,
+    upstream::{Surroundings, Upstream},
+};
+
+/// Why the files are read again.
+pub(super) enum Cause {
+    /// Somebody sent SIGHUP: every sound change is taken.
+    Signal,
+    /// They changed: a change that takes much away waits for somebody to say yes.
+    Files,
+    /// Somebody asked over the control socket, and wants to hear of it.
+    Commands(Vec<Command>),
+}
+
+/// Reads the files again and puts them in force.
+pub(super) struct Reloader {
+    path: Option<PathBuf>,
+    /// What is in force, to compare the next with.
+    config: Config,
+    surroundings: Surroundings,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        path: Option<PathBuf>,
+        config: Config,
+        surroundings: Surroundings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { path, config, surroundings, metrics }
+    }
+
+    /// Reads the files, puts them in force if they are sound and may be, and tells everybody who asked. Gives back
+    /// the watch for the next change.
+    pub(super) async fn reload(&mut self, running: &Running, cause: Cause) -> Watch {
+        let accept = match &cause {
+            Cause::Signal => true,
+            Cause::Files => false,
+            Cause::Commands(commands) => commands.iter().any(|Command::Reload { accept, .. }| *accept),
+        };
+        let read_at = SystemTime::now();
+        let path = self.path.clone();
+        // A million names take a second to read; the tasks of this thread go on meanwhile.
+        let loaded = tokio::task::block_in_place(|| config::load(path.as_deref(), Timestamp::now()));
+        let Loaded { outcome, problems, files, sources } = loaded;
+        let mut report = ReloadReport {
+            problems: problems.iter().map(ToString::to_string).collect(),
+            ..ReloadReport::unchanged(&self.config.summary)
+        };
+        match outcome {
+            Some(next) => self.weigh(running, next, accept, &mut report).await,
+            None => report.outcome = Outcome::Refused,
+        }
+        if report.outcome == Outcome::Loaded
+            && let Err(error) = running.state.keep_last_good(&sources)
+        {
+            tracing::warn!(%error, "cannot keep a copy of the files in force");
+        }
+        self.tell(&report, cause);
+        Watch::new(&files, read_at)
+    }
+
+    /// A sound configuration: does it take so much away that somebody has to say yes?
+    async fn weigh(&mut self, running: &Running, next: Config, accept: bool, report: &mut ReloadReport) {
+        report.changes = next.summary.changes_since(&self.config.summary);
+        let losses = next.summary.losses_since(&self.config.summary);
+        if !accept && !losses.is_empty() {
+            report.outcome = Outcome::Held;
+            report.changes = losses;
+            return;
+        }
+        match self.put_in_force(running, next).await {
+            Ok(restart) => {
+                let (changes, problems) = (std::mem::take(&mut report.changes), std::mem::take(&mut report.problems));
+                *report = ReloadReport { changes, problems, restart, ..ReloadReport::unchanged(&self.config.summary) };
+            }
+            Err(error) => {
+                report.outcome = Outcome::Refused;
+                report.problems.push(format!("error: {error:#}"));
+            }
+        }
+    }
+
+    /// What can fail comes first, so that a failure leaves everything as it was.
+    async fn put_in_force(&mut self, running: &Running, next: Config) -> anyhow::Result<Vec<String>> {
+        let upstream = if next.upstream == self.config.upstream {
+            None
+        } else {
+            let surroundings = self.surroundings.clone();
+            Some(Arc::new(Upstream::start(&next.upstream, surroundings, Arc::clone(&self.metrics))?))
+        };
+        if next.audit != self.config.audit {
+            running.recorder.reconfigure(&next.audit).await?;
+        }
+        running.gateway.access().replace(&next.limits, next.policy.client_networks());
+        running.gateway.replace(in_force_by(&next));
+        if let Some(upstream) = upstream {
+            let old = running.gateway.replace_upstream(upstream);
+            // Questions under way there end by themselves; dropping the last handle ends the rest.
+            drop(old);
+        }
+        let restart = restart_needed(&self.config, &next);
+        self.config = next;
+        Ok(restart)
+    }
+
+    fn tell(&self, report: &ReloadReport, cause: Cause) {
+        let ReloadReport { rules, groups, exceptions, .. } = report;
+        match report.outcome {
+            Outcome::Loaded => {
+                self.metrics.reloads_loaded.increment();
+                tracing::info!(rules, groups, exceptions, changes = report.changes.join("; "), "files read again");
+            }
+            Outcome::Refused => {
+                self.metrics.reloads_refused.increment();
+                tracing::error!(rules, groups, exceptions, "the files are broken; what was in force still is");
+            }
+            Outcome::Held => {
+                self.metrics.reloads_held.increment();
+                let losses = report.changes.join("; ");
+                tracing::warn!(losses, "the change takes much away; SIGHUP or `tunnelwarden reload --accept` takes it");
+            }
+        }
+        for problem in &report.problems {
+            tracing::warn!("{problem}");
+        }
+        for change in &report.restart {
+            tracing::warn!("takes effect after a restart: {change}");
+        }
+        if let Cause::Commands(commands) = cause {
+            for Command::Reload { report: waiting, .. } in commands {
+                // Whoever asked may have gone.
+                let _ = waiting.send(report.clone());
+            }
+        }
+    }
+}
+
+impl ReloadReport {
+    fn unchanged(summary: &Summary) -> Self {
+        Self {
+            outcome: Outcome::Loaded,
+            rules: summary.rules(),
+            groups: summary.groups.len(),
+            exceptions: summary.exceptions.len(),
+            changes: Vec::new(),
+            problems: Vec::new(),
+            restart: Vec::new(),
+        }
+    }
+}
+
+/// What cannot be changed while we run: sockets are bound, the cache has its size.
+fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
+    let mut needed = Vec::new();
+    if before.listen != after.listen {
+        needed.push("[listen]".to_owned());
+    }
+    if before.cache != after.cache {
+        needed.push("[cache]".to_owned());
+    }
+    needed
+}

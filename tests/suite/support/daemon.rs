@@ -1,0 +1,195 @@
+//! The real binary on loopback, on ports the kernel chose, with a state folder of its own. Ended when dropped.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long anything may take before a test says that it never came.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running daemon.
+pub struct Daemon {
+    /// Where it answers, UDP and TCP; in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
+    folder: TempDir,
+    child: Child,
+    errors: Option<thread::JoinHandle<String>>,
+}
+
+/// The binary under test.
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_tunnelwarden")
+}
+
+impl Daemon {
+    /// Starts with `config`. `LISTEN` in it stands for `dns = ["127.0.0.1:0"]` and no admin door.
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    /// The same; `prepare` may put files (packs, say) beside the configuration before the start.
+    pub fn start_with(config: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tunnelwarden.toml"), expand(config)).unwrap();
+        prepare(folder.path());
+        Self::run(folder)
+    }
+
+    fn run(folder: TempDir) -> Self {
+        let mut child = command(folder.path(), &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (banner, errors) = (lines(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap()));
+        let mut addresses = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.trim_start().starts_with("listening") => {
+                    addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
+                }
+                // The last line of the banner.
+                Ok(line) if line.trim_start().starts_with("record") => break,
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = child.kill();
+                    let status = child.wait().unwrap();
+                    panic!("the daemon did not come up ({error}, {status}):\n{}", errors.join().unwrap());
+                }
+            }
+        }
+        Self { addresses, folder, child, errors: Some(errors) }
+    }
+
+    /// Its first address.
+    pub fn dns(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// The folder with its configuration; its state is below, in `state`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("tunnelwarden.toml")
+    }
+
+    /// Writes another configuration, without telling the daemon. Ports stay: listen lines are not read again.
+    pub fn rewrite(&self, config: &str) {
+        let beside = self.folder.path().join("new");
+        fs::write(&beside, expand(config)).unwrap();
+        fs::rename(beside, self.config_path()).unwrap();
+    }
+
+    /// Runs another command of the binary with the daemon's configuration and state folder.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        command(self.folder.path(), arguments).output().unwrap()
+    }
+
+    /// The record as JSON objects, oldest first, everything recorded so far in it.
+    pub fn attempts(&self) -> Vec<serde_json::Value> {
+        let output = self.command(&["attempts", "--json", "--all"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(self.pid(), signal).unwrap();
+    }
+
+    /// Resident memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// SIGTERM, then its exit code and what it wrote to standard error.
+    pub fn stop(mut self) -> (Option<i32>, String) {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let code = self.wait();
+        (code, self.errors.take().unwrap().join().unwrap())
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the daemon did not stop");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking()
+            && let Some(errors) = self.errors.take()
+        {
+            eprintln!("what the daemon said:\n{}", errors.join().unwrap_or_default());
+        }
+    }
+}
+
+/// A command of the binary with configuration and state in `folder`.
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    let (config, state) = (folder.join("tunnelwarden.toml"), folder.join("state"));
+    command.args(arguments).arg("--config").arg(config).arg("--state-dir").arg(state);
+    command.stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command
+}
+
+/// Waits until `condition` gives something, or fails the test.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(value) = condition() {
+            return value;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("never came: {what}");
+}
+
+fn expand(config: &str) -> String {
+    config.replace("LISTEN", "dns = [\"127.0.0.1:0\"]\nadmin = \"off\"")
+}
+
+/// Reads for as long as the daemon writes, so that it never blocks on a full pipe.
+fn lines(source: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+fn read_to_end(mut source: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = source.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

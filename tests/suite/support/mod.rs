@@ -1,0 +1,5 @@
+//! What several tests need: the daemon as a process, a scripted upstream, a client that asks.
+
+pub mod client;
+pub mod daemon;
+pub mod nameserver;
