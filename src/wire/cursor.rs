@@ -1,5 +1,7 @@
 //! A place in a packet that only moves forward and never past the end.
 
+use crate::name::NameBuffer;
+
 /// The packet, and how far it has been read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'p> {
@@ -25,6 +27,11 @@ impl<'p> Cursor<'p> {
         self.at >= self.packet.len()
     }
 
+    /// Everything not yet read.
+    pub(super) fn rest(&self) -> &'p [u8] {
+        self.packet.get(self.at..).unwrap_or_default()
+    }
+
     pub(super) fn take(&mut self, length: usize) -> Result<&'p [u8], Malformed> {
         let end = self.at.checked_add(length).ok_or(Malformed)?;
         let bytes = self.packet.get(self.at..end).ok_or(Malformed)?;
@@ -46,6 +53,20 @@ impl<'p> Cursor<'p> {
     pub(super) fn long_number(&mut self) -> Result<u32, Malformed> {
         let bytes = self.take(4)?.first_chunk().ok_or(Malformed)?;
         Ok(u32::from_be_bytes(*bytes))
+    }
+
+    /// Reads a name that may hold no pointer into `buffer`, in lower case.
+    pub(super) fn plain_name(&mut self, buffer: &mut NameBuffer) -> Result<(), Malformed> {
+        buffer.clear();
+        loop {
+            match self.byte()? {
+                0 => break,
+                // A pointer has a length past what a label may have.
+                length => buffer.push_label(self.take(usize::from(length))?).map_err(|_| Malformed)?,
+            }
+        }
+        *buffer = buffer.close().map_err(|_| Malformed)?;
+        Ok(())
     }
 
     /// Passes over a name without following its pointer: at most one step a label.

@@ -125,14 +125,7 @@ pub fn peek<'p>(packet: &'p [u8], buffer: &'p mut NameBuffer) -> Peeked<'p> {
 
 /// A question's name has nothing to point back at: a pointer in it is as wrong as a label of another kind.
 fn read_question(cursor: &mut Cursor<'_>, buffer: &mut NameBuffer) -> Result<(u16, u16), Malformed> {
-    buffer.clear();
-    loop {
-        match cursor.byte()? {
-            0 => break,
-            length => buffer.push_label(cursor.take(usize::from(length))?).map_err(|_| Malformed)?,
-        }
-    }
-    *buffer = buffer.close().map_err(|_| Malformed)?;
+    cursor.plain_name(buffer)?;
     Ok((cursor.number()?, cursor.number()?))
 }
 
