@@ -99,7 +99,8 @@ pub fn refusal(question: &Question<'_>, refusal: &Refusal<'_>, limit: usize, out
         Form::Refused => (Rcode::REFUSED, ede::BLOCKED, &[][..]),
         Form::Sinkhole(addresses) => (Rcode::NOERROR, ede::FORGED, addresses),
     };
-    let mut sections = Sections { answers: push_addresses(question, addresses, refusal.ttl, out), ..Sections::default() };
+    let mut sections =
+        Sections { answers: push_addresses(question, addresses, refusal.ttl, out), ..Sections::default() };
     if sections.answers == 0 && rcode != Rcode::REFUSED {
         let bare = out.len();
         push_soa(question, refusal.ttl, out);

@@ -32,9 +32,8 @@ pub(super) struct Link {
 
 impl Chain {
     pub(super) fn follow(packet: &Packet<'_>, asked: &Asked<'_>, steps: &mut Steps) -> Result<Self, BadAnswer> {
-        let is_alias = |record: &&Record| {
-            record.class == asked.qclass && matches!(record.rtype, rtype::CNAME | rtype::DNAME)
-        };
+        let is_alias =
+            |record: &&Record| record.class == asked.qclass && matches!(record.rtype, rtype::CNAME | rtype::DNAME);
         let records: Vec<Record> = packet.answers.iter().filter(is_alias).copied().collect();
         let mut chain = Self::default();
         let mut current = asked.name.to_owned();

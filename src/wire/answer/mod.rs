@@ -158,8 +158,10 @@ impl Answer {
     /// Bytes of memory it takes, the allocator's overhead estimated.
     pub fn memory(&self) -> usize {
         const ALLOCATION: usize = 16;
-        let aliases: usize = self.aliases.iter().map(|name| size_of::<DomainName>() + name.as_wire().len() + ALLOCATION).sum();
-        let errors: usize = self.errors.iter().map(|(_, text)| size_of::<(u16, Box<[u8]>)>() + text.len() + ALLOCATION).sum();
+        let aliases: usize =
+            self.aliases.iter().map(|name| size_of::<DomainName>() + name.as_wire().len() + ALLOCATION).sum();
+        let errors: usize =
+            self.errors.iter().map(|(_, text)| size_of::<(u16, Box<[u8]>)>() + text.len() + ALLOCATION).sum();
         let flat = self.body.len() + size_of_val(&*self.ttl_places) + size_of_val(&*self.addresses);
         size_of::<Self>() + flat + aliases + errors + 6 * ALLOCATION
     }
@@ -210,7 +212,8 @@ impl Answer {
         let found = reading.push_chain(&chain)?;
         let negative = packet.rcode == Rcode::NXDOMAIN || !found;
         let proven = reading.push_authority(chain.end(asked), negative)?;
-        let complete = matches!(packet.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) && !packet.truncated && (!negative || proven);
+        let complete =
+            matches!(packet.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) && !packet.truncated && (!negative || proven);
         let Reading { body, answers, authorities, shortest, .. } = reading;
         let mut aliases = chain.aliases;
         aliases.extend(body.aliases);

@@ -89,7 +89,8 @@ impl<'p> Packet<'p> {
         let Some(&[_, _, high, low, ref counts @ ..]) = bytes.first_chunk::<HEADER>() else {
             return Err(BadAnswer::Malformed);
         };
-        let mut counts = counts.chunks_exact(2).map(|pair| pair.iter().fold(0_u16, |sum, &byte| sum << 8 | u16::from(byte)));
+        let mut counts =
+            counts.chunks_exact(2).map(|pair| pair.iter().fold(0_u16, |sum, &byte| sum << 8 | u16::from(byte)));
         let mut count = || counts.next().unwrap_or_default();
         // A response, and one to a query: RFC 1035 section 4.1.1.
         if high & 0xf8 != 0x80 || count() != 1 {
