@@ -64,4 +64,10 @@ counters! {
     questions_udp = "questions_total" { "transport=\"udp\"" };
     /// Questions received, by transport.
     questions_tcp = "questions_total" { "transport=\"tcp\"" };
+    /// Questions answered from the cache.
+    cache_hits = "cache_hits_total";
+    /// Questions for which the cache held nothing fresh.
+    cache_misses = "cache_misses_total";
+    /// Answers that made room for others in the cache.
+    cache_evictions = "cache_evictions_total";
 }
