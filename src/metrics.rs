@@ -64,4 +64,28 @@ counters! {
     questions_udp = "questions_total" { "transport=\"udp\"" };
     /// Questions received, by transport.
     questions_tcp = "questions_total" { "transport=\"tcp\"" };
+    /// Questions turned away because their client, its forwarder or all together had enough waiting.
+    waiting_refused = "waiting_refused_total";
+    /// Stream connections closed on arrival because their peer or all together had enough.
+    connections_refused = "connections_refused_total";
+    /// Stream connections accepted.
+    connections_accepted = "connections_accepted_total";
+    /// Stream connections we ended, by reason.
+    connections_idle = "connections_ended_total" { "reason=\"idle\"" };
+    /// Stream connections we ended, by reason.
+    connections_slow = "connections_ended_total" { "reason=\"slow\"" };
+    /// Stream connections we ended, by reason.
+    connections_not_reading = "connections_ended_total" { "reason=\"not-reading\"" };
+    /// Stream connections we ended, by reason.
+    connections_malformed = "connections_ended_total" { "reason=\"malformed\"" };
+    /// Errors of accepting a connection.
+    accept_errors = "accept_errors_total";
+    /// Errors of receiving datagrams.
+    receive_errors = "receive_errors_total";
+    /// Replies in datagrams that the system did not take.
+    send_errors = "send_errors_total";
+    /// Datagrams of forwarders whose PROXY header could not be read.
+    proxy_headers_malformed = "proxy_headers_malformed_total";
+    /// Panics that were caught, each in one question, connection or worker.
+    panics = "panics_total";
 }
