@@ -1,9 +1,11 @@
 //! One question, in order: who asks, what the policy says, cache, upstream, what the policy says of the answer, reply, record.
 
+mod admission;
 mod limits;
 
 use std::net::{IpAddr, SocketAddr};
 
+pub use admission::{Access, Admission, Permit};
 pub use limits::{ClientScope, Options, Others};
 
 use crate::audit::Transport;
