@@ -64,10 +64,54 @@ counters! {
     questions_udp = "questions_total" { "transport=\"udp\"" };
     /// Questions received, by transport.
     questions_tcp = "questions_total" { "transport=\"tcp\"" };
+    /// Packets that are never answered: answers themselves, or too short for a header.
+    scraps = "scraps_total";
+    /// Packets with an unknown operation or a question that cannot be read.
+    malformed = "malformed_total";
+    /// Questions of those who may not ask.
+    turned_away = "turned_away_total";
+    /// Questions refused by the policy.
+    blocked = "blocked_total";
+    /// Questions answered past the answer's time because no upstream answered.
+    stale_answers = "stale_answers_total";
+    /// Questions for which no upstream had an answer.
+    failures = "failures_total";
+    /// Reloads, by what came of them.
+    reloads_loaded = "reloads_total" { "outcome=\"loaded\"" };
+    /// Reloads, by what came of them.
+    reloads_refused = "reloads_total" { "outcome=\"refused\"" };
+    /// Reloads, by what came of them.
+    reloads_held = "reloads_total" { "outcome=\"held\"" };
+    /// Connections to the control socket beyond what it takes at once.
+    control_turned_away = "control_turned_away_total";
     /// Questions answered from the cache.
     cache_hits = "cache_hits_total";
     /// Questions for which the cache held nothing fresh.
     cache_misses = "cache_misses_total";
     /// Answers that made room for others in the cache.
     cache_evictions = "cache_evictions_total";
+    /// Questions turned away because their client, its forwarder or all together had enough waiting.
+    waiting_refused = "waiting_refused_total";
+    /// Stream connections closed on arrival because their peer or all together had enough.
+    connections_refused = "connections_refused_total";
+    /// Stream connections accepted.
+    connections_accepted = "connections_accepted_total";
+    /// Stream connections we ended, by reason.
+    connections_idle = "connections_ended_total" { "reason=\"idle\"" };
+    /// Stream connections we ended, by reason.
+    connections_slow = "connections_ended_total" { "reason=\"slow\"" };
+    /// Stream connections we ended, by reason.
+    connections_not_reading = "connections_ended_total" { "reason=\"not-reading\"" };
+    /// Stream connections we ended, by reason.
+    connections_malformed = "connections_ended_total" { "reason=\"malformed\"" };
+    /// Errors of accepting a connection.
+    accept_errors = "accept_errors_total";
+    /// Errors of receiving datagrams.
+    receive_errors = "receive_errors_total";
+    /// Replies in datagrams that the system did not take.
+    send_errors = "send_errors_total";
+    /// Datagrams of forwarders whose PROXY header could not be read.
+    proxy_headers_malformed = "proxy_headers_malformed_total";
+    /// Panics that were caught, each in one question, connection or worker.
+    panics = "panics_total";
 }

@@ -1,1 +1,7 @@
-//! (to come)
+//! Every system call that std and tokio lack, each with a safe face. All unsafe code there is stands below here.
+
+pub mod datagram;
+pub mod holder;
+pub mod interfaces;
+
+mod ancillary;

@@ -1,0 +1,428 @@
+//! Who may ask, and how much of us one asker may hold at once: questions that wait, connections that stand.
+//!
+//! Nothing here answers anybody: doors and gateway ask, and say REFUSED, close or keep silent themselves.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasher, RandomState},
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::sys::resource::{Resource, getrlimit};
+use prefix_trie::joint::JointPrefixSet;
+
+use super::{Asker, ClientScope, Options};
+use crate::{metrics::Metrics, sys::interfaces::Interfaces};
+
+/// What one may do who comes from an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// Ask.
+    Allowed,
+    /// Ask, and say for whom.
+    Forwarder,
+    /// Nothing; `others` says how that is told.
+    Refused,
+}
+
+/// The one place that knows who may ask and what each holds. Shared by gateway and doors.
+#[derive(Debug)]
+pub struct Access {
+    rules: ArcSwap<Rules>,
+    /// Networks of our interfaces, as they were last read; empty unless `clients` names them.
+    on_link: ArcSwap<Networks>,
+    waiting: Arc<Quota>,
+    connections: Arc<Quota>,
+    metrics: Arc<Metrics>,
+}
+
+/// A place in a quota, given back when dropped.
+#[derive(Debug)]
+#[must_use = "the place is given back at once"]
+pub struct Permit {
+    quota: Arc<Quota>,
+    keys: [Option<Key>; 2],
+}
+
+type Networks = JointPrefixSet<IpNet>;
+
+#[derive(Debug)]
+struct Rules {
+    clients: Networks,
+    forwarders: Networks,
+    on_link: bool,
+    limits: Options,
+}
+
+/// How many places each has taken. Bounded by the total its callers name: an entry goes with its last place.
+#[derive(Debug)]
+struct Quota {
+    total: AtomicUsize,
+    hasher: RandomState,
+    shards: [Mutex<HashMap<Key, usize>>; SHARDS],
+}
+
+/// Whose place it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Key {
+    /// A v4 address, or the /64 of a v6 one: a single host commonly owns one and changes addresses within it.
+    Client(IpAddr),
+    /// Everybody who may not ask, together: else they could hold every connection from many addresses.
+    Strangers,
+}
+
+const SHARDS: usize = 16;
+
+/// `"private"`: RFC 1918, RFC 6598 section 7, RFC 3927, RFC 4193, RFC 4291 section 2.5.6.
+const PRIVATE: [IpNet; 7] = [
+    v4([10, 0, 0, 0], 8),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 168, 0, 0], 16),
+    v4([100, 64, 0, 0], 10),
+    v4([169, 254, 0, 0], 16),
+    v6(0xfc00, 7),
+    v6(0xfe80, 10),
+];
+
+const fn v4(octets: [u8; 4], length: u8) -> IpNet {
+    let [a, b, c, d] = octets;
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6(first: u16, length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length))
+}
+
+impl Access {
+    /// Compiles `[limits]` and the networks of every client group, and reads the interfaces where `clients` names them.
+    pub fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>, metrics: Arc<Metrics>) -> Self {
+        let access = Self {
+            rules: ArcSwap::from_pointee(Rules::new(options, groups)),
+            on_link: ArcSwap::default(),
+            waiting: Arc::default(),
+            connections: Arc::default(),
+            metrics,
+        };
+        access.read_links_or_warn();
+        access
+    }
+
+    /// Puts other rules in force; what is held stays held and counts.
+    pub fn replace(&self, options: &Options, groups: impl IntoIterator<Item = IpNet>) {
+        self.rules.store(Arc::new(Rules::new(options, groups)));
+        self.read_links_or_warn();
+    }
+
+    /// Reads the networks of our interfaces again; cheap, and nothing where `clients` does not name them.
+    ///
+    /// # Errors
+    /// When the kernel does not tell; the networks known before stay.
+    pub fn refresh_links(&self) -> io::Result<()> {
+        let networks = if self.rules.load().on_link { Interfaces::read()?.networks } else { Vec::new() };
+        self.on_link.store(Arc::new(networks.into_iter().collect()));
+        Ok(())
+    }
+
+    /// What one may do who comes from `address`. Naming a forwarder goes before everything else.
+    pub fn admits(&self, address: IpAddr) -> Admission {
+        let address = address.to_canonical();
+        let host = IpNet::from(address);
+        let rules = self.rules.load();
+        if rules.forwarders.is_covered(&host) {
+            Admission::Forwarder
+        } else if address.is_loopback() || rules.clients.is_covered(&host) || self.on_link.load().is_covered(&host) {
+            Admission::Allowed
+        } else {
+            Admission::Refused
+        }
+    }
+
+    /// A place among the questions that wait for an upstream. `None` where all, the asker's own or its
+    /// forwarder's are taken; that is counted.
+    pub fn wait(&self, asker: &Asker) -> Option<Permit> {
+        let rules = self.rules.load();
+        let limits = &rules.limits;
+        let client = asker.client.ip().to_canonical();
+        let of_client = match self.admits(client) {
+            Admission::Forwarder => limits.waiting_per_forwarder,
+            Admission::Allowed | Admission::Refused => limits.waiting_per_client,
+        };
+        let via = asker.via.map(|via| (Key::client(via), limits.waiting_per_forwarder));
+        let permit = self.waiting.take(limits.waiting, [Some((Key::client(client), of_client)), via]);
+        if permit.is_none() {
+            self.metrics.waiting_refused.increment();
+        }
+        permit
+    }
+
+    /// A place among the stream connections. `None` where all or the peer's own are taken; that is counted.
+    /// A forwarder has no cap of its own; all who may not ask share one peer's cap.
+    pub fn connect(&self, peer: IpAddr) -> Option<Permit> {
+        let rules = self.rules.load();
+        let limits = &rules.limits;
+        let claim = match self.admits(peer) {
+            Admission::Allowed => (Key::client(peer), limits.connections_per_client),
+            Admission::Forwarder => (Key::client(peer), limits.connections),
+            Admission::Refused => (Key::Strangers, limits.connections_per_client),
+        };
+        let permit = self.connections.take(limits.connections, [Some(claim), None]);
+        if permit.is_none() {
+            self.metrics.connections_refused.increment();
+        }
+        permit
+    }
+
+    /// Are more than half of all connections taken? Doors then have less patience with idle ones.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.total.load(Ordering::Relaxed) * 2 > self.rules.load().limits.connections
+    }
+
+    /// The limits in force; `connections` already within what the process may have open.
+    pub fn limits(&self) -> Options {
+        self.rules.load().limits.clone()
+    }
+
+    fn read_links_or_warn(&self) {
+        if let Err(error) = self.refresh_links() {
+            tracing::warn!(%error, "cannot read the interfaces: clients that are only \"on-link\" are refused");
+        }
+    }
+}
+
+impl Rules {
+    fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>) -> Self {
+        let scopes = options.clients.iter().flat_map(|scope| match scope {
+            ClientScope::Private => PRIVATE.to_vec(),
+            ClientScope::OnLink => Vec::new(),
+            ClientScope::Network(network) => vec![*network],
+        });
+        let clients = scopes.chain(groups).map(canonical).collect();
+        let forwarders = options.forwarders.iter().copied().map(canonical).collect();
+        let on_link = options.clients.contains(&ClientScope::OnLink);
+        let connections = options.connections.min(connections_there_is_room_for());
+        Self { clients, forwarders, on_link, limits: Options { connections, ..options.clone() } }
+    }
+}
+
+/// Half of the files this process may have open: the other half is for upstreams, the record and ourselves.
+fn connections_there_is_room_for() -> usize {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(files / 2).unwrap_or(usize::MAX).max(1)
+}
+
+/// A v4-mapped network as the v4 network it is.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let length = v6.prefix_len().checked_sub(96);
+    let mapped = v6.addr().to_ipv4_mapped().zip(length).and_then(|(v4, length)| Ipv4Net::new(v4, length).ok());
+    mapped.map_or(network, IpNet::V4)
+}
+
+impl Key {
+    fn client(address: IpAddr) -> Self {
+        Self::Client(match address.to_canonical() {
+            v4 @ IpAddr::V4(_) => v4,
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        })
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { total: AtomicUsize::new(0), hasher: RandomState::new(), shards: Default::default() }
+    }
+}
+
+impl Quota {
+    /// Takes one place for all claims together, or none.
+    fn take(self: &Arc<Self>, in_all: usize, claims: [Option<(Key, usize)>; 2]) -> Option<Permit> {
+        if self.total.fetch_add(1, Ordering::Relaxed) >= in_all {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut permit = Permit { quota: Arc::clone(self), keys: [None; 2] };
+        for (held, claim) in permit.keys.iter_mut().zip(claims) {
+            let Some((key, limit)) = claim else { continue };
+            // On `None` the permit so far is dropped and gives back what it has.
+            *held = Some(self.enter(key, limit)?);
+        }
+        Some(permit)
+    }
+
+    fn enter(&self, key: Key, limit: usize) -> Option<Key> {
+        let mut shard = self.shard(&key);
+        let held = shard.entry(key).or_default();
+        if *held < limit {
+            *held += 1;
+            return Some(key);
+        }
+        if *held == 0 {
+            shard.remove(&key);
+        }
+        None
+    }
+
+    fn leave(&self, key: Key) {
+        if let Entry::Occupied(mut held) = self.shard(&key).entry(key) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, usize>> {
+        let hash = self.hasher.hash_one(key) as usize;
+        // Nothing panics while a shard is held, and its counts are whole at every point.
+        self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        for key in self.keys.iter().flatten() {
+            self.quota.leave(*key);
+        }
+        self.quota.total.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::audit::Transport;
+
+    fn access(options: &Options, groups: &[&str]) -> Access {
+        Access::new(options, groups.iter().map(|text| text.parse().unwrap()), Arc::default())
+    }
+
+    fn asker(client: &str, via: Option<&str>) -> Asker {
+        let client = SocketAddr::new(client.parse().unwrap(), 1);
+        Asker { client, via: via.map(|via| via.parse().unwrap()), transport: Transport::Udp }
+    }
+
+    #[test]
+    fn private_named_group_and_loopback_clients_may_ask_and_others_may_not() {
+        let network = ClientScope::Network("198.51.100.0/24".parse().unwrap());
+        let options = Options {
+            clients: vec![ClientScope::Private, network],
+            forwarders: vec!["10.0.0.53/32".parse().unwrap(), "::ffff:192.0.2.0/120".parse().unwrap()],
+            ..Options::default()
+        };
+        let access = access(&options, &["203.0.113.0/28", "2001:db8:20::/48"]);
+        #[rustfmt::skip]
+        let table = [
+            ("127.0.0.1",           Admission::Allowed),
+            ("127.9.9.9",           Admission::Allowed),
+            ("::1",                 Admission::Allowed),
+            ("10.1.2.3",            Admission::Allowed),
+            ("172.31.255.255",      Admission::Allowed),
+            ("172.32.0.0",          Admission::Refused),
+            ("192.168.1.1",         Admission::Allowed),
+            ("100.127.0.1",         Admission::Allowed),
+            ("100.128.0.1",         Admission::Refused),
+            ("169.254.1.1",         Admission::Allowed),
+            ("fd00::1",             Admission::Allowed),
+            ("fe80::1",             Admission::Allowed),
+            ("fec0::1",             Admission::Refused),
+            ("198.51.100.7",        Admission::Allowed),
+            ("198.51.101.7",        Admission::Refused),
+            ("203.0.113.15",        Admission::Allowed),
+            ("203.0.113.16",        Admission::Refused),
+            ("2001:db8:20:1::1",    Admission::Allowed),
+            ("2001:db8:21::1",      Admission::Refused),
+            ("10.0.0.53",           Admission::Forwarder),
+            ("192.0.2.9",           Admission::Forwarder),
+            ("::ffff:192.0.2.9",    Admission::Forwarder),
+            ("::ffff:10.1.2.3",     Admission::Allowed),
+            ("::ffff:8.8.8.8",      Admission::Refused),
+            ("8.8.8.8",             Admission::Refused),
+        ];
+        for (address, expected) in table {
+            assert_eq!(access.admits(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn on_link_networks_count_only_where_they_are_named() {
+        let named = access(&Options { clients: vec![ClientScope::OnLink], ..Options::default() }, &[]);
+        let links = Interfaces::read().unwrap();
+        for address in &links.addresses {
+            assert_eq!(named.admits(*address), Admission::Allowed, "{address}");
+        }
+        named.replace(&Options { clients: Vec::new(), ..Options::default() }, []);
+        for address in links.addresses.iter().filter(|address| !address.is_loopback()) {
+            assert_eq!(named.admits(*address), Admission::Refused, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_client_has_its_own_share_of_waiting_questions_and_gets_it_back() {
+        let access = access(&Options { waiting: 3, waiting_per_client: 2, ..Options::default() }, &[]);
+        let first = access.wait(&asker("10.0.0.1", None)).unwrap();
+        let second = access.wait(&asker("::ffff:10.0.0.1", None)).unwrap();
+        assert!(access.wait(&asker("10.0.0.1", None)).is_none(), "its own two are taken");
+        let other = access.wait(&asker("10.0.0.2", None)).unwrap();
+        assert!(access.wait(&asker("10.0.0.3", None)).is_none(), "all three are taken");
+        assert_eq!(access.metrics.waiting_refused.value(), 2);
+        drop((first, second));
+        assert!(access.wait(&asker("10.0.0.1", None)).is_some());
+        drop(other);
+        assert_eq!(access.waiting.total.load(Ordering::Relaxed), 0);
+        assert!(access.waiting.shards.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is left behind");
+    }
+
+    #[test]
+    fn addresses_of_one_v6_network_of_length_64_share() {
+        let access = access(&Options { waiting_per_client: 1, ..Options::default() }, &[]);
+        let _held = access.wait(&asker("2001:db8::1", None)).unwrap();
+        assert!(access.wait(&asker("2001:db8::ffff:1", None)).is_none());
+        assert!(access.wait(&asker("2001:db8:0:1::1", None)).is_some());
+    }
+
+    #[test]
+    fn a_question_through_a_forwarder_counts_against_both() {
+        let forwarders = vec!["10.0.0.53/32".parse().unwrap()];
+        let options = Options {
+            waiting_per_client: 1,
+            waiting_per_forwarder: 2,
+            forwarders,
+            connections: 2,
+            ..Options::default()
+        };
+        let access = access(&options, &[]);
+        let first = access.wait(&asker("10.0.0.1", Some("10.0.0.53"))).unwrap();
+        assert!(access.wait(&asker("10.0.0.1", Some("10.0.0.53"))).is_none(), "the client's share");
+        let second = access.wait(&asker("10.0.0.53", None)).unwrap();
+        assert!(access.wait(&asker("10.0.0.2", Some("10.0.0.53"))).is_none(), "the forwarder's share");
+        drop(second);
+        let third = access.wait(&asker("10.0.0.2", Some("10.0.0.53"))).unwrap();
+        drop((first, third));
+        assert_eq!(access.waiting.total.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn connections_are_capped_per_client_and_strangers_share_one_cap() {
+        let options = Options { connections: 10, connections_per_client: 2, ..Options::default() };
+        let access = access(&Options { clients: vec![ClientScope::Private], ..options }, &[]);
+        let connect = |peer: &str| access.connect(peer.parse().unwrap());
+        let held = [connect("10.0.0.1"), connect("10.0.0.1"), connect("192.0.2.1"), connect("192.0.2.2")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(connect("10.0.0.1").is_none());
+        assert!(connect("192.0.2.3").is_none());
+        assert!(!access.is_crowded());
+        let more = [connect("10.0.0.2"), connect("10.0.0.3")];
+        assert!(more.iter().all(Option::is_some) && access.is_crowded());
+        assert_eq!(access.metrics.connections_refused.value(), 2);
+    }
+}
