@@ -114,4 +114,38 @@ counters! {
     proxy_headers_malformed = "proxy_headers_malformed_total";
     /// Panics that were caught, each in one question, connection or worker.
     panics = "panics_total";
+    /// Queries sent to upstream servers, by transport.
+    upstream_queries_udp = "upstream_queries_total" { "transport=\"udp\"" };
+    /// Queries sent to upstream servers, by transport.
+    upstream_queries_tcp = "upstream_queries_total" { "transport=\"tcp\"" };
+    /// Replies of upstream servers that did not come in time, so that another try was made or given up.
+    upstream_late = "upstream_late_total";
+    /// Queries that the network refused or lost: port unreachable, no route, connection closed.
+    upstream_network_errors = "upstream_network_errors_total";
+    /// Packets that came to an upstream socket and were no reply to what it asked: guesses, or broken servers.
+    upstream_near_misses = "upstream_near_misses_total";
+    /// Queries repeated over TCP, by reason.
+    upstream_tcp_truncated = "upstream_tcp_retries_total" { "reason=\"truncated\"" };
+    /// Queries repeated over TCP, by reason.
+    upstream_tcp_near_miss = "upstream_tcp_retries_total" { "reason=\"near-miss\"" };
+    /// Queries repeated without EDNS for servers that do not know it.
+    upstream_plain_retries = "upstream_plain_retries_total";
+    /// Questions that joined an equal one in flight.
+    upstream_merged = "upstream_merged_total";
+    /// Questions no upstream server answered, by reason.
+    upstream_failed_silent = "upstream_failures_total" { "reason=\"silent\"" };
+    /// Questions no upstream server answered, by reason.
+    upstream_failed_network = "upstream_failures_total" { "reason=\"network\"" };
+    /// Questions no upstream server answered, by reason.
+    upstream_failed_no_server = "upstream_failures_total" { "reason=\"no-server\"" };
+    /// Questions no upstream server answered, by reason.
+    upstream_failed_loop = "upstream_failures_total" { "reason=\"loop\"" };
+    /// Turned away by a bound of the upstream side: questions in all, questions at one server, sockets.
+    upstream_over_questions = "upstream_turned_away_total" { "bound=\"questions\"" };
+    /// Turned away by a bound of the upstream side: questions in all, questions at one server, sockets.
+    upstream_over_server = "upstream_turned_away_total" { "bound=\"server\"" };
+    /// Turned away by a bound of the upstream side: questions in all, questions at one server, sockets.
+    upstream_over_sockets = "upstream_turned_away_total" { "bound=\"sockets\"" };
+    /// Canary questions that came back through an upstream server.
+    upstream_loops = "upstream_loops_total";
 }

@@ -3,5 +3,6 @@
 pub mod datagram;
 pub mod holder;
 pub mod interfaces;
+pub mod peer;
 
 mod ancillary;

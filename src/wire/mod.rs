@@ -5,6 +5,7 @@ mod cursor;
 
 pub mod answer;
 pub mod proxy;
+pub mod query;
 pub mod question;
 pub mod reply;
 
@@ -58,12 +59,16 @@ impl Rcode {
 
 /// Codes of extended DNS errors (RFC 8914 section 4) that we give ourselves.
 pub mod ede {
+    /// None of the others.
+    pub const OTHER: u16 = 0;
     /// The answer was forged by policy.
     pub const FORGED: u16 = 4;
     /// The answer is past its time, since no upstream answered.
     pub const STALE: u16 = 3;
     /// The operator's policy blocks the name.
     pub const BLOCKED: u16 = 15;
+    /// The client may not ask.
+    pub const PROHIBITED: u16 = 18;
     /// No upstream could be reached.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// Talking to an upstream failed.
@@ -94,6 +99,10 @@ pub mod rtype {
     pub const SVCB: u16 = 64;
     /// The same for HTTPS.
     pub const HTTPS: u16 = 65;
+    /// The changes of a zone, as a question.
+    pub const IXFR: u16 = 251;
+    /// A whole zone, as a question.
+    pub const AXFR: u16 = 252;
     /// Every type, as a question.
     pub const ANY: u16 = 255;
 }
