@@ -97,3 +97,34 @@ impl Decision {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A refused question of `client` for `name`, at a fixed time.
+    pub(crate) fn attempt(client: &str, name: &str) -> Attempt {
+        Attempt {
+            time: Timestamp::from_second(1_800_000_000).unwrap(),
+            decision: Decision::Blocked,
+            way: Way::Dns,
+            client: client.parse().unwrap(),
+            via: None,
+            group: None,
+            transport: Transport::Udp,
+            name: name.parse().unwrap(),
+            qtype: 1,
+            qclass: 1,
+            rule: "ngrok/connect".into(),
+            evidence: None,
+            action: Some(Action::Nxdomain),
+            rcode: Some(3),
+        }
+    }
+
+    #[test]
+    fn a_violation_is_blocked_or_observed_as_the_mode_says() {
+        assert_eq!(Decision::of_violation(Mode::Enforce), Decision::Blocked);
+        assert_eq!(Decision::of_violation(Mode::Observe), Decision::Observed);
+    }
+}

@@ -1,7 +1,9 @@
 //! The record: who tried what, when, and what came of it.
 
 mod attempt;
+mod fold;
 mod health;
+mod mask;
 mod options;
 mod record;
 mod recorder;
