@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     name::DomainName,
@@ -43,7 +44,8 @@ pub struct Attempt {
 }
 
 /// What was decided.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// Refused.
     Blocked,
@@ -56,14 +58,16 @@ pub enum Decision {
 }
 
 /// By which way.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// A question put to us.
     Dns,
 }
 
 /// What the question came over.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// A datagram.
     Udp,
@@ -91,5 +95,36 @@ impl Decision {
             Mode::Enforce => Self::Blocked,
             Mode::Observe => Self::Observed,
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A refused question of `client` for `name`, at a fixed time.
+    pub(crate) fn attempt(client: &str, name: &str) -> Attempt {
+        Attempt {
+            time: Timestamp::from_second(1_800_000_000).unwrap(),
+            decision: Decision::Blocked,
+            way: Way::Dns,
+            client: client.parse().unwrap(),
+            via: None,
+            group: None,
+            transport: Transport::Udp,
+            name: name.parse().unwrap(),
+            qtype: 1,
+            qclass: 1,
+            rule: "ngrok/connect".into(),
+            evidence: None,
+            action: Some(Action::Nxdomain),
+            rcode: Some(3),
+        }
+    }
+
+    #[test]
+    fn a_violation_is_blocked_or_observed_as_the_mode_says() {
+        assert_eq!(Decision::of_violation(Mode::Enforce), Decision::Blocked);
+        assert_eq!(Decision::of_violation(Mode::Observe), Decision::Observed);
     }
 }

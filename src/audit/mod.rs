@@ -1,7 +1,16 @@
 //! The record: who tried what, when, and what came of it.
 
 mod attempt;
+mod fold;
+mod health;
+mod mask;
 mod options;
+mod record;
+mod recorder;
+mod words;
 
 pub use attempt::{Attempt, Decision, Evidence, Transport, Way};
+pub use health::{Condition, Health, SinkHealth};
 pub use options::{ClientMask, Options, Sink, Store};
+pub use record::{Client, Id, Matched, Question, Record, SCHEMA_VERSION};
+pub use recorder::{FOLLOWER_QUEUE, Follower, Recorder, StartError};

@@ -3,7 +3,8 @@
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal as _, stderr, stdout},
+    io::{IsTerminal as _, stdout},
+    net::SocketAddr,
     path::Path,
 };
 
@@ -12,13 +13,12 @@ use tokio_util::task::TaskTracker;
 use crate::{
     audit::{Recorder, Sink, Store, line},
     config::{Config, Summary},
-    listen::Doors,
     policy::Mode,
 };
 
 /// Says what is up. On standard output, unless attempts go there as JSON.
-pub(super) fn print(config: &Config, doors: &Doors, state_dir: &Path) {
-    let text = text(config, doors, state_dir);
+pub(super) fn print(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state_dir: &Path) {
+    let text = text(config, addresses, skipped, state_dir);
     if config.audit.sinks.contains(&Sink::Stdout) {
         anstream::eprint!("{text}");
     } else {
@@ -28,7 +28,7 @@ pub(super) fn print(config: &Config, doors: &Doors, state_dir: &Path) {
 
 /// Shows each attempt while somebody watches.
 pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
-    if !stdout().is_terminal() || !stderr().is_terminal() {
+    if !stdout().is_terminal() {
         return;
     }
     let mut attempts = recorder.subscribe();
@@ -39,23 +39,23 @@ pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
     });
 }
 
-fn text(config: &Config, doors: &Doors, state_dir: &Path) -> String {
+fn text(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state_dir: &Path) -> String {
     let mut text = format!("tunnelwarden {}\n", env!("CARGO_PKG_VERSION"));
     let mut row = |title: &str, value: &str| {
         let _ = writeln!(text, "  {title:<12} {value}");
     };
-    for address in doors.addresses() {
+    for address in addresses {
         row("listening", &format!("{address} (UDP and TCP)"));
     }
-    for note in doors.notes() {
-        row("", note);
+    for address in skipped {
+        row("", &format!("not on {address}: this machine has no such address"));
     }
     let servers: Vec<_> = config.upstream.servers.iter().map(ToString::to_string).collect();
     row("upstream", &servers.join(", "));
     let summary = &config.summary;
     row("policy", &policy(summary));
     row("own ingress", &own_ingress(summary));
-    if let Some(address) = doors.addresses().first() {
+    if let Some(address) = addresses.first() {
         let (ip, port) = (address.ip(), address.port());
         row("try", &format!("dig @{ip} -p {port} connect.eu.ngrok-agent.com"));
     }

@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -28,7 +29,7 @@ use crate::{
     config::{Config, Loaded},
     control::{self, Command},
     gateway::{Access, Clock, Gateway, InForce},
-    listen::Doors,
+    listen::{Doors, House, Serving},
     metrics::Metrics,
     upstream::{Surroundings, Upstream},
 };
@@ -38,7 +39,7 @@ use watch::Watch;
 /// Reload requests that may wait. They are taken together, so few ever do.
 const COMMANDS: usize = 16;
 
-/// How often the latest time is kept and the interfaces are looked at.
+/// How often the latest time is kept.
 const ROUND: Duration = Duration::from_secs(30);
 
 /// How long a stop may take before what still waits is let go.
@@ -65,7 +66,7 @@ struct Running {
     recorder: Recorder,
     clock: Arc<Clock>,
     state: State,
-    doors: Doors,
+    doors: Serving,
     tasks: TaskTracker,
     stop: CancellationToken,
     commands: mpsc::Receiver<Command>,
@@ -99,7 +100,7 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
             () = watch.changed() => Cause::Files,
             Some(command) = running.commands.recv() => Cause::Commands(together(command, &mut running.commands)),
             _ = round.tick() => {
-                running.look_around();
+                running.keep_time();
                 continue;
             }
         };
@@ -126,7 +127,7 @@ fn start(
     let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
     let doors = Doors::open(&config.listen)?;
-    let surroundings = Surroundings::new(doors.addresses().to_vec());
+    let surroundings = Surroundings::new(doors.addresses().collect());
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.policy.client_networks(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
@@ -141,17 +142,20 @@ fn start(
     let gateway = Arc::new(Gateway::new(
         in_force_by(&config),
         upstream,
-        access,
+        Arc::clone(&access),
         Cache::new(&config.cache, Arc::clone(metrics)),
         recorder.clone(),
         Arc::clone(&clock),
         Arc::clone(metrics),
     ));
-    doors.serve(&gateway);
+    let house = House { gateway: Arc::clone(&gateway), access, metrics: Arc::clone(metrics) };
+    let addresses: Vec<_> = doors.addresses().collect();
+    let skipped = doors.skipped().to_vec();
+    let doors = doors.serve(house, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
     if let Err(error) = state.keep_last_good(&loaded.sources) {
         tracing::warn!(%error, "cannot keep a copy of the files in force");
     }
-    banner::print(&config, &doors, state.folder());
+    banner::print(&config, &addresses, &skipped, state.folder());
     banner::follow(&recorder, &tasks);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics));
     Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, commands }, reloader))
@@ -163,15 +167,12 @@ fn in_force_by(config: &Config) -> InForce {
 }
 
 impl Running {
-    /// What wants doing now and then.
-    fn look_around(&self) {
+    /// Keeps the latest time seen, so that a clock set back over a restart revives no exception.
+    fn keep_time(&self) {
         // The moment advances the clock even when nobody asks.
         let _ = self.clock.moment(Timestamp::now());
         if let Err(error) = self.state.keep_latest_time(self.clock.latest()) {
             tracing::warn!(%error, "cannot keep the latest time seen in the state folder");
-        }
-        if let Err(error) = self.gateway.access().refresh_links() {
-            tracing::warn!(%error, "cannot read the interfaces; the networks known before stay");
         }
     }
 
@@ -180,7 +181,9 @@ impl Running {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
         self.stop.cancel();
-        self.doors.stop(DRAIN).await;
+        if !self.doors.stopped().await {
+            tracing::warn!("some questions were still waiting");
+        }
         self.gateway.upstream().stop().await;
         self.recorder.stop().await;
         self.tasks.close();

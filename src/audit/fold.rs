@@ -1,0 +1,360 @@
+//! Repeated attempts become one record with a count. Pure: every moment is an argument.
+//!
+//! Attempts with the same client, name, rule, decision and way within [`WINDOW`] of the first are one. The window does not
+//! slide, so that an agent that retries for a day is a row a minute with a count, and each count becomes final.
+//! A stranger can invent names and, over UDP, clients; so the number of open folds is bounded twice. Past [`MAX_OPEN`]
+//! new folds join all names of a client's network under a rule, and past as many of those all clients too, which
+//! leaves no more than there are rules.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::{
+    Attempt, Decision, Id, Record, Way,
+    mask::{Mask, cut, prefix},
+};
+use crate::name::DomainName;
+
+/// How long after its first attempt a fold takes more.
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
+
+/// Open folds of one client and name, and again of one network.
+pub(super) const MAX_OPEN: usize = 10_000;
+
+/// Every open fold.
+#[derive(Debug)]
+pub(super) struct Folds {
+    open: HashMap<Arc<Key>, Fold>,
+    by_age: BTreeMap<Id, Arc<Key>>,
+    /// Open folds of one client and of one network.
+    precise: usize,
+    coarse: usize,
+    max_open: usize,
+    changed: Vec<Arc<Key>>,
+    last_id: Id,
+}
+
+/// What came of an attempt.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// A new record, to be written at once.
+    pub opened: Option<Record>,
+    /// An old one whose window had passed; its count is final.
+    pub closed: Option<Record>,
+    /// The new record joins more than one client and name.
+    pub is_coarse: bool,
+}
+
+#[derive(Debug, Eq, Hash, PartialEq)]
+struct Key {
+    clients: IpNet,
+    /// `None` joins all names.
+    name: Option<DomainName>,
+    rule: String,
+    decision: Decision,
+    way: Way,
+}
+
+#[derive(Debug)]
+struct Fold {
+    record: Record,
+    is_changed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Grain {
+    Client,
+    Network,
+    Everybody,
+}
+
+impl Folds {
+    /// No folds; ids go on above `last_id`.
+    pub(super) fn new(last_id: Id, max_open: usize) -> Self {
+        let (open, by_age, changed) = (HashMap::new(), BTreeMap::new(), Vec::new());
+        Self { open, by_age, precise: 0, coarse: 0, max_open, changed, last_id }
+    }
+
+    /// Counts an attempt into its fold, or opens one.
+    pub(super) fn take(&mut self, attempt: Attempt, mask: &Mask) -> Taken {
+        let mut taken = Taken::default();
+        let mut key = Key::precise(&attempt);
+        if self.join(&key, attempt.time, &mut taken) {
+            return taken;
+        }
+        let mut grain = Grain::Client;
+        if self.precise >= self.max_open {
+            (key, grain) = (key.coarsened(prefix), Grain::Network);
+            if !self.join(&key, attempt.time, &mut taken) && self.coarse >= self.max_open {
+                (key, grain) = (key.coarsened(|address| cut(address, 0)), Grain::Everybody);
+                self.join(&key, attempt.time, &mut taken);
+            }
+        }
+        if !self.open.contains_key(&key) {
+            taken.is_coarse = grain != Grain::Client;
+            taken.opened = Some(self.open_fold(key, &attempt, mask));
+        }
+        taken
+    }
+
+    /// Counts an attempt into the fold of `key`, if there is one and its window has not passed.
+    fn join(&mut self, key: &Key, time: Timestamp, taken: &mut Taken) -> bool {
+        let Some((key, fold)) = self.open.get_key_value(key).map(|(key, fold)| (Arc::clone(key), fold.record.first))
+        else {
+            return false;
+        };
+        if is_past(fold, time) {
+            taken.closed = self.close(&key);
+            return false;
+        }
+        if let Some(fold) = self.open.get_mut(&key) {
+            fold.record.repeat(time);
+            if !fold.is_changed {
+                fold.is_changed = true;
+                self.changed.push(key);
+            }
+        }
+        true
+    }
+
+    fn open_fold(&mut self, key: Key, attempt: &Attempt, mask: &Mask) -> Record {
+        self.last_id = self.last_id.next(attempt.time);
+        let client = mask.show(key.clients, attempt.client.port());
+        let mut record = Record::first(self.last_id, attempt, client, key.name.as_ref().map(ToString::to_string));
+        if key.grain() != Grain::Client {
+            record.evidence = None;
+        }
+        *self.room(key.grain()) += 1;
+        let key = Arc::new(key);
+        self.by_age.insert(record.id, Arc::clone(&key));
+        self.open.insert(key, Fold { record: record.clone(), is_changed: false });
+        record
+    }
+
+    fn close(&mut self, key: &Arc<Key>) -> Option<Record> {
+        let fold = self.open.remove(key)?;
+        self.by_age.remove(&fold.record.id);
+        let room = self.room(key.grain());
+        *room = room.saturating_sub(1);
+        (fold.record.count > 1).then_some(fold.record)
+    }
+
+    /// Closes what is older than its window and gives the records whose count has grown.
+    pub(super) fn expire(&mut self, now: Timestamp) -> Vec<Record> {
+        let mut closed = Vec::new();
+        while let Some((_, key)) = self.by_age.first_key_value() {
+            let key = Arc::clone(key);
+            if self.open.get(&key).is_some_and(|fold| !is_past(fold.record.first, now)) {
+                break;
+            }
+            closed.extend(self.close(&key));
+        }
+        closed
+    }
+
+    /// Closes everything and gives the records whose count has grown.
+    pub(super) fn close_all(&mut self) -> Vec<Record> {
+        let keys: Vec<_> = self.by_age.values().cloned().collect();
+        keys.iter().filter_map(|key| self.close(key)).collect()
+    }
+
+    /// The open records whose count has grown since the last call.
+    pub(super) fn changed(&mut self) -> Vec<Record> {
+        let mut changed = Vec::with_capacity(self.changed.len());
+        for key in self.changed.drain(..) {
+            // A key may stand here for a fold that was closed and opened anew since.
+            if let Some(fold) = self.open.get_mut(&key).filter(|fold| fold.is_changed) {
+                fold.is_changed = false;
+                changed.push(fold.record.clone());
+            }
+        }
+        changed
+    }
+
+    /// Is anything open?
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The highest id that was given.
+    pub(super) fn last_id(&self) -> Id {
+        self.last_id
+    }
+
+    fn room(&mut self, grain: Grain) -> &mut usize {
+        match grain {
+            Grain::Client => &mut self.precise,
+            Grain::Network | Grain::Everybody => &mut self.coarse,
+        }
+    }
+}
+
+impl Key {
+    fn precise(attempt: &Attempt) -> Self {
+        Self {
+            clients: IpNet::from(attempt.client.ip().to_canonical()),
+            name: Some(attempt.name.clone()),
+            rule: attempt.rule.clone(),
+            decision: attempt.decision,
+            way: attempt.way,
+        }
+    }
+
+    fn coarsened(self, widen: impl FnOnce(IpAddr) -> IpNet) -> Self {
+        Self { clients: widen(self.clients.addr()), name: None, ..self }
+    }
+
+    fn grain(&self) -> Grain {
+        match (&self.name, self.clients.prefix_len()) {
+            (Some(_), _) => Grain::Client,
+            (None, 0) => Grain::Everybody,
+            (None, _) => Grain::Network,
+        }
+    }
+}
+
+/// Is `now` outside the window of something first seen then? A clock that was set back far ends a window too.
+fn is_past(first: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(first).unsigned_abs() >= WINDOW
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::attempt::tests::attempt;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn folds(max_open: usize) -> Folds {
+        Folds::new(Id(0), max_open)
+    }
+
+    fn try_it(folds: &mut Folds, seconds: i64, client: &str, name: &str, rule: &str) -> Taken {
+        let attempt = Attempt { time: at(seconds), rule: rule.into(), ..attempt(client, name) };
+        folds.take(attempt, &Mask::Full)
+    }
+
+    #[test]
+    fn what_repeats_within_a_minute_is_one_attempt_and_what_differs_is_another() {
+        #[rustfmt::skip]
+        let cases: &[(&str, i64, &str, &str, &str, bool)] = &[
+            // case              second  client         name         rule      opens a fold?
+            ("the first",             0, "192.0.2.1:1", "a.example", "p/one",  true),
+            ("another port",          1, "192.0.2.1:2", "a.example", "p/one",  false),
+            ("v4 in v6",              2, "[::ffff:192.0.2.1]:1", "a.example", "p/one", false),
+            ("another client",        3, "192.0.2.2:1", "a.example", "p/one",  true),
+            ("another name",          4, "192.0.2.1:1", "b.example", "p/one",  true),
+            ("another rule",          5, "192.0.2.1:1", "a.example", "p/two",  true),
+            ("just in time",         59, "192.0.2.1:1", "a.example", "p/one",  false),
+            ("a minute later",       60, "192.0.2.1:1", "a.example", "p/one",  true),
+            ("clock a little back",  30, "192.0.2.1:1", "a.example", "p/one",  false),
+            ("clock an hour back",-3600, "192.0.2.1:1", "a.example", "p/one",  true),
+        ];
+        let mut folds = folds(MAX_OPEN);
+        let mut last = Id(0);
+        for (case, seconds, client, name, rule, opens) in cases {
+            let opened = try_it(&mut folds, *seconds, client, name, rule).opened;
+            assert_eq!(opened.is_some(), *opens, "{case}");
+            if let Some(record) = opened {
+                assert!(record.id > last, "{case}: ids grow whatever the clock does");
+                assert_eq!((record.count, record.first), (1, at(*seconds)), "{case}");
+                last = record.id;
+            }
+        }
+    }
+
+    #[test]
+    fn a_fold_of_another_decision_is_another() {
+        let mut folds = folds(MAX_OPEN);
+        for decision in [Decision::Blocked, Decision::Observed, Decision::AllowedOwn, Decision::AllowedException] {
+            let attempt = Attempt { decision, ..attempt("192.0.2.1:1", "a.example") };
+            assert!(folds.take(attempt, &Mask::Full).opened.is_some(), "{decision:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_ends_gives_the_whole_count_once() {
+        let mut folds = folds(MAX_OPEN);
+        let first = try_it(&mut folds, 0, "192.0.2.1:1", "a.example", "p/one").opened.unwrap();
+        try_it(&mut folds, 1, "192.0.2.2:1", "a.example", "p/one");
+        for second in 2..12 {
+            try_it(&mut folds, second, "192.0.2.1:1", "a.example", "p/one");
+        }
+        let changed = folds.changed();
+        assert_eq!(changed.iter().map(|record| (record.id, record.count)).collect::<Vec<_>>(), [(first.id, 11)]);
+        assert!(folds.changed().is_empty(), "nothing has changed since");
+        assert!(folds.expire(at(59)).is_empty());
+        let closed = folds.expire(at(60));
+        assert_eq!(closed, [Record { count: 11, last: at(11), time: at(11), ..first }]);
+        assert!(!folds.is_empty(), "the other one is a second younger");
+        assert!(folds.expire(at(61)).is_empty(), "a count of one was written already");
+        assert!(folds.is_empty());
+    }
+
+    #[test]
+    fn a_fold_that_is_replaced_is_closed_first() {
+        let mut folds = folds(MAX_OPEN);
+        let first = try_it(&mut folds, 0, "192.0.2.1:1", "a.example", "p/one").opened.unwrap();
+        try_it(&mut folds, 1, "192.0.2.1:1", "a.example", "p/one");
+        let taken = try_it(&mut folds, 100, "192.0.2.1:1", "a.example", "p/one");
+        assert_eq!(taken.closed.map(|record| (record.id, record.count)), Some((first.id, 2)));
+        assert!(taken.opened.is_some());
+        assert!(folds.changed().is_empty(), "the new fold has not changed");
+    }
+
+    #[test]
+    fn a_clock_set_back_closes_what_lies_in_the_future() {
+        let mut folds = folds(MAX_OPEN);
+        try_it(&mut folds, 0, "192.0.2.1:1", "a.example", "p/one");
+        folds.expire(at(-3600));
+        assert!(folds.is_empty());
+    }
+
+    #[test]
+    fn past_the_bound_folds_join_first_a_network_and_then_everybody() {
+        let mut folds = folds(2);
+        #[rustfmt::skip]
+        let cases: &[(&str, &str, Option<(&str, Option<&str>)>)] = &[
+            ("192.0.2.1:1",        "a.example", Some(("192.0.2.1", Some("a.example")))),
+            ("192.0.2.1:1",        "b.example", Some(("192.0.2.1", Some("b.example")))),
+            ("192.0.2.9:1",        "c.example", Some(("192.0.2.0/24", None))),
+            ("192.0.2.10:1",       "d.example", None),
+            ("192.0.2.1:1",        "a.example", None),
+            ("[2001:db8::1]:1",    "a.example", Some(("2001:db8::/56", None))),
+            ("[2001:db8::ff]:1",   "x.example", None),
+            ("[2001:db8:1::1]:1",  "a.example", Some(("::/0", None))),
+            ("[2001:db8:2::1]:1",  "a.example", None),
+            ("198.51.100.1:1",     "a.example", Some(("0.0.0.0/0", None))),
+            ("203.0.113.1:1",      "a.example", None),
+        ];
+        for (client, name, expected) in cases {
+            let taken = try_it(&mut folds, 0, client, name, "p/one");
+            let opened = taken.opened.map(|record| (record.client.to_string(), record.question.name));
+            let expected = expected.map(|(client, name)| (client.to_owned(), name.map(str::to_owned)));
+            assert_eq!(opened, expected, "{client} {name}");
+        }
+        let total: u64 = folds.close_all().iter().map(|record| record.count).sum();
+        assert_eq!(total, 10, "2 + 2 + 2 + 2 + 2; the fold that was seen once is not written again");
+        assert!(folds.is_empty() && folds.precise == 0 && folds.coarse == 0);
+    }
+
+    #[test]
+    fn under_a_flood_of_names_and_clients_open_folds_stay_bounded() {
+        let mut folds = folds(100);
+        for number in 0..100_000_u32 {
+            let client = format!("[2001:db8:{:x}:{:x}::1]:1", number >> 8, (number & 0xff) << 8);
+            try_it(&mut folds, 0, &client, &format!("n{number}.example"), "p/one");
+        }
+        assert!(folds.open.len() <= 201 && folds.by_age.len() == folds.open.len(), "{}", folds.open.len());
+        assert!(folds.changed.len() <= 201);
+    }
+}

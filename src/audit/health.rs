@@ -1,0 +1,50 @@
+//! How the record is doing: what `/readyz`, the control socket and a start message show.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// The state of store and sinks, and what was lost since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Health {
+    /// The store; `None` if there is none.
+    pub store: Option<Condition>,
+    /// Each sink, in the order of the configuration.
+    pub sinks: Vec<SinkHealth>,
+    /// Attempts that are in no store or missing from a sink: turned away by a full queue, or given up.
+    pub lost: u64,
+    /// How often the worker panicked and was started again.
+    pub restarts: u64,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct SinkHealth {
+    /// `stdout`, or the file's path, escaped.
+    pub sink: String,
+    /// How it is doing.
+    pub condition: Condition,
+}
+
+/// Whether a part works.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Condition {
+    /// It does.
+    #[default]
+    Working,
+    /// It does not; it is tried again by itself.
+    Failing {
+        /// Since when.
+        since: Timestamp,
+        /// Why, escaped for a terminal.
+        why: String,
+    },
+}
+
+impl Health {
+    /// Do store and all sinks work?
+    pub fn is_working(&self) -> bool {
+        let mut conditions = self.store.iter().chain(self.sinks.iter().map(|sink| &sink.condition));
+        conditions.all(|condition| *condition == Condition::Working)
+    }
+}
