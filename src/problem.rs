@@ -140,6 +140,19 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Which file, counted in `files` from 1, and where in it.
+    fn sort_key(&self, files: &mut Vec<*const SourceFile>) -> (usize, usize) {
+        let Some(place) = &self.place else { return (0, 0) };
+        let file = Arc::as_ptr(&place.file);
+        let index = files.iter().position(|&known| known == file).unwrap_or_else(|| {
+            files.push(file);
+            files.len() - 1
+        });
+        (index + 1, place.span.start)
+    }
+}
+
 impl fmt::Display for Problem {
     /// `file:line:column: error: message`, then the line itself, then the hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,8 +200,17 @@ impl Problems {
         self.iter().filter(|problem| problem.severity == severity).count()
     }
 
+    /// Puts them in the order in which an operator goes through files: those without a place first, then file by
+    /// file as each was first named, and within a file from top to bottom.
+    pub fn sort_by_place(&mut self) {
+        let mut files: Vec<*const SourceFile> = Vec::new();
+        let mut keyed: Vec<_> = self.0.drain(..).map(|problem| (problem.sort_key(&mut files), problem)).collect();
+        keyed.sort_by_key(|(key, _)| *key);
+        self.0.extend(keyed.into_iter().map(|(_, problem)| problem));
+    }
+
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Problem> {
         self.0.iter()
     }
 }
@@ -248,6 +270,20 @@ mod tests {
             let place = place(text, span);
             assert_eq!((place.line(), place.column()), (line, column), "{text:?}");
         }
+    }
+
+    #[test]
+    fn problems_are_sorted_by_file_and_place() {
+        let (first, second) = (place("a\nb\nc", 0..1), place("a\nb\nc", 0..1));
+        let at = |place: &Place, start| Place { span: start..start + 1, ..place.clone() };
+        let mut problems = Problems::default();
+        problems.push(Problem::error(&at(&first, 4), "third line"));
+        problems.push(Problem::error(&at(&second, 2), "other file"));
+        problems.push(Problem::warning(&at(&first, 0), "first line"));
+        problems.push(Problem::without_place("no file"));
+        problems.sort_by_place();
+        let order: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(order, ["no file", "first line", "third line", "other file"]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! no file. The order of a decision is written once, in `judge`.
 
 mod compile;
+pub mod list;
+pub mod pack;
 pub mod plan;
 mod verdict;
 
