@@ -1,0 +1,33 @@
+# What is done often, by name. `just` lists it.
+
+default:
+    @just --list
+
+# Everything that needs neither root nor network.
+test:
+    cargo test --locked
+
+# Formatting and lints, as strict as they are kept.
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+
+# Advisories, licences, banned crates and sources.
+deny:
+    cargo deny --locked check
+
+# The daemon with what is given, or with its defaults: 127.0.0.1:5300 and [::1]:5300.
+run *arguments:
+    cargo run --release --locked -- serve {{arguments}}
+
+# Every configuration that is shipped, warnings counted.
+check-configs:
+    #!/bin/sh
+    set -eu
+    cargo build --locked
+    for file in deploy/config/*.toml; do
+        ./target/debug/tunnelwarden check --strict --config "$file"
+    done
+
+# What has to pass before a change is merged.
+all: lint test deny check-configs
