@@ -25,6 +25,7 @@ OWN_ADDRESSES = ("198.18.0.10", "2001:db8::10")
 OTHER_ADDRESSES = ("198.18.0.66", "2001:db8::66")
 
 A, CNAME, AAAA = 1, 5, 28
+SYN, SYN_ACK = 0x02, 0x12
 
 
 def enter(folder: Path) -> None:
@@ -224,9 +225,11 @@ class Watcher:
         (port,) = struct.unpack("!H", body[2:4])
         if transport == socket.IPPROTO_UDP and port == 53:
             self.asked.append((address, lowest_name(body[8:])))
-        elif transport == socket.IPPROTO_UDP and port < 1024:
+        elif (address, port) == (UPSTREAM, 53):
+            return
+        elif transport == socket.IPPROTO_TCP and body[13] & SYN_ACK == SYN:
             self.dialled.append((address, port))
-        elif transport == socket.IPPROTO_TCP and body[13] & 0x12 == 0x02 and (address, port) != (UPSTREAM, 53):
+        elif transport == socket.IPPROTO_UDP and port < 1024:  # QUIC and the like; above are ports of answers
             self.dialled.append((address, port))
 
 
