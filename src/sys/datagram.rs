@@ -235,7 +235,7 @@ impl Slot {
     fn note(&mut self, length: usize, header: &libc::msghdr) {
         self.length = length.min(MAX_DATAGRAM);
         self.from = self.name.read();
-        self.to = self.control.read(header.msg_controllen as usize);
+        self.to = self.control.read(header.msg_controllen as _);
     }
 }
 
