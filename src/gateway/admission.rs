@@ -58,7 +58,7 @@ struct Rules {
     clients: Networks,
     forwarders: Networks,
     on_link: bool,
-    limits: Options,
+    limits: Arc<Options>,
 }
 
 /// How many places each has taken. Bounded by the total its callers name: an entry goes with its last place.
@@ -185,8 +185,8 @@ impl Access {
     }
 
     /// The limits in force; `connections` already within what the process may have open.
-    pub fn limits(&self) -> Options {
-        self.rules.load().limits.clone()
+    pub fn limits(&self) -> Arc<Options> {
+        Arc::clone(&self.rules.load().limits)
     }
 
     fn read_links_or_warn(&self) {
@@ -207,7 +207,7 @@ impl Rules {
         let forwarders = options.forwarders.iter().copied().map(canonical).collect();
         let on_link = options.clients.contains(&ClientScope::OnLink);
         let connections = options.connections.min(connections_there_is_room_for());
-        Self { clients, forwarders, on_link, limits: Options { connections, ..options.clone() } }
+        Self { clients, forwarders, on_link, limits: Arc::new(Options { connections, ..options.clone() }) }
     }
 }
 

@@ -261,14 +261,12 @@ mod tests {
 
     #[test]
     fn v6_and_v4_wildcards_stand_side_by_side_on_one_port() {
-        let v6 = Doors::open(&listen(&["[::]:0"])).unwrap();
-        let port = v6.entries[0].address.port();
-        // The port over v4 may be somebody else's; then there is nothing to see here, so try others.
-        let mut tries = (0..20).filter_map(|_| {
+        let is_free_over_v4_too = |_| {
             let v6 = Doors::open(&listen(&["[::]:0"])).unwrap();
-            Doors::open(&listen(&[&format!("0.0.0.0:{}", v6.entries[0].address.port())])).ok()
-        });
-        assert!(Doors::open(&listen(&[&format!("0.0.0.0:{port}")])).is_ok() || tries.next().is_some());
+            Doors::open(&listen(&[&format!("0.0.0.0:{}", v6.entries[0].address.port())])).is_ok()
+        };
+        // One port may be somebody else's over v4, twenty are not.
+        assert!((0..20).any(is_free_over_v4_too));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! What a question means is not known here, nor what carries the stream.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -16,20 +16,27 @@ use tokio_util::sync::CancellationToken;
 /// Longest question read, in bytes, as over UDP. Who announces more has nothing to ask.
 pub(super) const MAX_QUESTION: usize = 4096;
 
-/// How long a question may take to arrive once it has begun.
-const MESSAGE: Duration = Duration::from_secs(5);
-
-/// How long the client may take to take a reply.
-const WRITE: Duration = Duration::from_secs(5);
-
-/// How often patience with an idle client is looked at again, for it shrinks when connections grow scarce.
+/// How often patience with an idle client is asked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Replies written in one go, at most.
 const WRITTEN_AT_ONCE: usize = 16;
 
+/// How much, and how long, one client is borne with.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    /// Questions that may be open at once, replies not yet written included; then nothing more is read.
+    pub(super) pipeline: usize,
+    /// How long a question may take to arrive once it has begun.
+    pub(super) message: Duration,
+    /// How long the client may take to take replies.
+    pub(super) write: Duration,
+    /// How long there may be no question open; asked again and again, for it shrinks when connections grow scarce.
+    pub(super) idle: &'a (dyn Fn() -> Duration + Sync),
+}
+
 /// Why a conversation ended.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum End {
     /// The client closed it.
     Closed,
@@ -44,7 +51,7 @@ pub(super) enum End {
     /// Not a frame, or not one we read.
     Malformed,
     /// The connection failed.
-    Broken(io::Error),
+    Broken,
 }
 
 /// What is read of a stream and not yet used.
@@ -59,13 +66,11 @@ pub(super) struct Frames<R> {
 /// A reply, with the place among the open questions that it holds until it is written.
 type Answered = (OwnedSemaphorePermit, Option<Vec<u8>>);
 
-/// Answers what is asked until one of both has enough. At most `pipeline` questions are open at once, written
-/// replies not counted; then nothing more is read.
+/// Answers what is asked until one of both has enough.
 pub(super) async fn converse<R, W, A>(
     frames: Frames<R>,
     writer: W,
-    pipeline: usize,
-    patience: impl Fn() -> Duration,
+    patience: Patience<'_>,
     stop: &CancellationToken,
     answer: impl Fn(Vec<u8>) -> A,
 ) -> End
@@ -74,9 +79,10 @@ where
     W: AsyncWrite + Unpin,
     A: Future<Output = Option<Vec<u8>>>,
 {
-    let (replies, queue) = mpsc::channel(pipeline.max(1));
-    let writing = write(writer, queue);
-    let reading = read(frames, replies, pipeline.max(1), patience, stop, answer);
+    let patience = Patience { pipeline: patience.pipeline.max(1), ..patience };
+    let (replies, queue) = mpsc::channel(patience.pipeline);
+    let writing = write(writer, queue, patience.write);
+    let reading = read(frames, replies, patience, stop, answer);
     tokio::pin!(writing);
     tokio::select! {
         failed = &mut writing => failed.err().unwrap_or(End::Closed),
@@ -90,8 +96,7 @@ where
 async fn read<R, A>(
     mut frames: Frames<R>,
     replies: mpsc::Sender<(OwnedSemaphorePermit, Vec<u8>)>,
-    pipeline: usize,
-    patience: impl Fn() -> Duration,
+    patience: Patience<'_>,
     stop: &CancellationToken,
     answer: impl Fn(Vec<u8>) -> A,
 ) -> End
@@ -99,7 +104,7 @@ where
     R: AsyncRead + Unpin,
     A: Future<Output = Option<Vec<u8>>>,
 {
-    let places = Arc::new(Semaphore::new(pipeline));
+    let places = Arc::new(Semaphore::new(patience.pipeline));
     let mut open = FuturesUnordered::new();
     // There are as many places as the queue has room, so that it never is full.
     let hand_over = |(place, reply): Answered| reply.is_none_or(|reply| replies.try_send((place, reply)).is_ok());
@@ -108,7 +113,7 @@ where
             biased;
             () = stop.cancelled() => break End::Stopped,
             Some(answered) = open.next() => if !hand_over(answered) { return End::Closed },
-            question = frames.question(&places, pipeline, &patience) => match question {
+            question = frames.question(&places, patience) => match question {
                 Ok((place, question)) => {
                     let answer = answer(question);
                     open.push(async { (place, answer.await) });
@@ -129,6 +134,7 @@ where
 async fn write<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut queue: mpsc::Receiver<(OwnedSemaphorePermit, Vec<u8>)>,
+    patience: Duration,
 ) -> Result<(), End> {
     let (mut batch, mut bytes) = (Vec::new(), Vec::new());
     while queue.recv_many(&mut batch, WRITTEN_AT_ONCE).await > 0 {
@@ -139,10 +145,10 @@ async fn write<W: AsyncWrite + Unpin>(
             bytes.extend(length.to_be_bytes());
             bytes.extend(reply);
         }
-        timeout(WRITE, writer.write_all(&bytes)).await.map_err(|_| End::NotReading)?.map_err(End::Broken)?;
+        timeout(patience, writer.write_all(&bytes)).await.map_err(|_| End::NotReading)?.map_err(|_| End::Broken)?;
         batch.clear();
     }
-    timeout(WRITE, writer.shutdown()).await.map_err(|_| End::NotReading)?.map_err(End::Broken)
+    timeout(patience, writer.shutdown()).await.map_err(|_| End::NotReading)?.map_err(|_| End::Broken)
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
@@ -160,18 +166,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         self.buffer.drain(..length.min(self.buffer.len()));
     }
 
-    /// Waits until more has been read, at most until a message that began may take.
-    pub(super) async fn more(&mut self) -> Result<(), End> {
-        let began = self.since;
-        self.fill(began + MESSAGE).await?.ok_or(End::Slow)
+    /// Waits until more of a message has been read, which may take `message` as a whole.
+    pub(super) async fn more(&mut self, message: Duration) -> Result<(), End> {
+        self.fill(self.since + message).await?.ok_or(End::Slow)
     }
 
     /// The next question, with a place for it. Loses nothing when dropped before it is ready.
     async fn question(
         &mut self,
         places: &Arc<Semaphore>,
-        pipeline: usize,
-        patience: &impl Fn() -> Duration,
+        patience: Patience<'_>,
     ) -> Result<(OwnedSemaphorePermit, Vec<u8>), End> {
         let place = match Arc::clone(places).try_acquire_owned() {
             Ok(place) => place,
@@ -187,16 +191,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 return Ok((place, question));
             }
             if !self.buffer.is_empty() {
-                self.more().await?;
+                self.more(patience.message).await?;
                 continue;
             }
-            let is_alone = places.available_permits() + 1 == pipeline;
+            let is_alone = places.available_permits() + 1 == patience.pipeline;
             if !is_alone {
                 self.since = Instant::now();
-            } else if self.since.elapsed() >= patience() {
+            } else if self.since.elapsed() >= (patience.idle)() {
                 return Err(End::Idle);
             }
-            let look_again = (self.since + patience()).min(Instant::now() + LOOK_AGAIN);
+            let look_again = (self.since + (patience.idle)()).min(Instant::now() + LOOK_AGAIN);
             self.fill(look_again).await?;
         }
     }
@@ -220,7 +224,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         let is_first = self.buffer.is_empty();
         match timeout_at(deadline, self.reader.read_buf(&mut self.buffer)).await {
             Err(_) => Ok(None),
-            Ok(Err(error)) => Err(End::Broken(error)),
+            Ok(Err(_)) => Err(End::Broken),
             Ok(Ok(0)) if is_first => Err(End::Closed),
             Ok(Ok(0)) => Err(End::Malformed),
             Ok(Ok(_)) => {
@@ -230,5 +234,252 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 Ok(Some(()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{DuplexStream, duplex, split},
+        sync::Notify,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+    const SHORT: Duration = Duration::from_millis(40);
+
+    fn short() -> Duration {
+        SHORT
+    }
+
+    fn long() -> Duration {
+        LONG
+    }
+
+    const PATIENT: Patience<'static> = Patience { pipeline: 4, message: LONG, write: LONG, idle: &long };
+
+    fn frame(question: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+        [&length, question].concat()
+    }
+
+    /// A conversation whose answers are what `answer` makes of the questions.
+    fn with<A>(
+        patience: Patience<'static>,
+        stop: &CancellationToken,
+        answer: impl Fn(Vec<u8>) -> A + Send + 'static,
+    ) -> (DuplexStream, JoinHandle<End>)
+    where
+        A: Future<Output = Option<Vec<u8>>> + Send + 'static,
+    {
+        let (client, server) = duplex(256);
+        let stop = stop.clone();
+        let conversation = tokio::spawn(async move {
+            let (reader, writer) = split(server);
+            converse(Frames::new(reader), writer, patience, &stop, answer).await
+        });
+        (client, conversation)
+    }
+
+    fn echo(patience: Patience<'static>) -> (DuplexStream, JoinHandle<End>) {
+        with(patience, &CancellationToken::new(), async |question| Some(question))
+    }
+
+    async fn hear(client: &mut DuplexStream) -> Vec<u8> {
+        let mut reply = vec![0; usize::from(client.read_u16().await.unwrap())];
+        client.read_exact(&mut reply).await.unwrap();
+        reply
+    }
+
+    #[tokio::test]
+    async fn questions_in_one_segment_and_in_single_bytes_are_answered_alike() {
+        for size in [1, 3, 200] {
+            let (mut client, conversation) = echo(PATIENT);
+            let segments = [frame(b"one"), frame(b"two"), frame(&[7; 150])].concat();
+            for part in segments.chunks(size) {
+                client.write_all(part).await.unwrap();
+            }
+            for expected in [b"one".to_vec(), b"two".to_vec(), vec![7; 150]] {
+                assert_eq!(hear(&mut client).await, expected);
+            }
+            drop(client);
+            assert_eq!(conversation.await.unwrap(), End::Closed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_quick_answer_does_not_wait_for_a_slow_one() {
+        let (release, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let slow = Arc::clone(&release);
+        let (mut client, _conversation) = with(PATIENT, &stop, move |question| {
+            let slow = Arc::clone(&slow);
+            async move {
+                if question == b"slow" {
+                    slow.notified().await;
+                }
+                Some(question)
+            }
+        });
+        client.write_all(&[frame(b"slow"), frame(b"quick")].concat()).await.unwrap();
+        assert_eq!(hear(&mut client).await, b"quick");
+        release.notify_one();
+        assert_eq!(hear(&mut client).await, b"slow");
+    }
+
+    #[tokio::test]
+    async fn no_more_questions_are_open_at_once_than_may_be() {
+        let (asked, mut asks) = mpsc::unbounded_channel();
+        let (release, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let held = Arc::clone(&release);
+        let (mut client, conversation) = with(Patience { pipeline: 2, ..PATIENT }, &stop, move |question| {
+            asked.send(question.clone()).unwrap();
+            let held = Arc::clone(&held);
+            async move {
+                held.acquire().await.unwrap().forget();
+                Some(question)
+            }
+        });
+        client.write_all(&[frame(b"1"), frame(b"2"), frame(b"3")].concat()).await.unwrap();
+        assert_eq!((asks.recv().await, asks.recv().await), (Some(b"1".to_vec()), Some(b"2".to_vec())));
+        tokio::task::yield_now().await;
+        assert!(asks.try_recv().is_err(), "the third has to wait");
+        release.add_permits(1);
+        assert_eq!(asks.recv().await, Some(b"3".to_vec()));
+        release.add_permits(2);
+        for _ in 0..3 {
+            hear(&mut client).await;
+        }
+        drop(client);
+        assert_eq!(conversation.await.unwrap(), End::Closed);
+    }
+
+    #[tokio::test]
+    async fn silence_frees_the_place_of_its_question() {
+        let stop = CancellationToken::new();
+        let (mut client, _conversation) =
+            with(Patience { pipeline: 1, ..PATIENT }, &stop, async |question: Vec<u8>| {
+                (question == b"last").then_some(question)
+            });
+        client.write_all(&[frame(b"a"), frame(b"b"), frame(b"last")].concat()).await.unwrap();
+        assert_eq!(hear(&mut client).await, b"last");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_ends_the_conversation() {
+        for bytes in [vec![0, 0], frame(&vec![1; MAX_QUESTION + 1])[..100].to_vec(), vec![0xff; 2]] {
+            let (mut client, conversation) = echo(PATIENT);
+            client.write_all(&bytes).await.unwrap();
+            assert_eq!(conversation.await.unwrap(), End::Malformed, "{:?}", &bytes[..2]);
+        }
+        let (mut client, conversation) = echo(PATIENT);
+        client.write_all(b"\0\x09cut").await.unwrap();
+        drop(client);
+        assert_eq!(conversation.await.unwrap(), End::Malformed);
+    }
+
+    #[tokio::test]
+    async fn who_asks_nothing_is_left() {
+        let (mut client, conversation) = echo(Patience { idle: &short, ..PATIENT });
+        client.write_all(&frame(b"one")).await.unwrap();
+        assert_eq!(hear(&mut client).await, b"one");
+        assert_eq!(conversation.await.unwrap(), End::Idle);
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "the client is told");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_for_its_answer_is_not_idle() {
+        let stop = CancellationToken::new();
+        let (mut client, conversation) = with(Patience { idle: &short, ..PATIENT }, &stop, async |question| {
+            tokio::time::sleep(SHORT * 4).await;
+            Some(question)
+        });
+        client.write_all(&frame(b"patience")).await.unwrap();
+        assert_eq!(hear(&mut client).await, b"patience");
+        assert_eq!(conversation.await.unwrap(), End::Idle);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_trickles_in_does_not_buy_time_with_every_byte() {
+        let (mut client, mut conversation) = echo(Patience { message: SHORT * 2, ..PATIENT });
+        client.write_all(&[0, 200]).await.unwrap();
+        let trickle = async {
+            while client.write_all(&[1]).await.is_ok() {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            end = &mut conversation => assert_eq!(end.unwrap(), End::Slow),
+            () = trickle => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_left() {
+        let (mut client, conversation) = echo(Patience { write: SHORT, ..PATIENT });
+        // More than the pipe holds in either direction; the conversation ends in the middle.
+        let asking = async { while client.write_all(&frame(&[1; 200])).await.is_ok() {} };
+        let ((), end) = tokio::join!(asking, conversation);
+        assert_eq!(end.unwrap(), End::NotReading);
+    }
+
+    #[tokio::test]
+    async fn who_closes_one_half_still_hears_the_answers() {
+        let (release, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let held = Arc::clone(&release);
+        let (mut client, conversation) = with(PATIENT, &stop, move |question| {
+            let held = Arc::clone(&held);
+            async move {
+                held.notified().await;
+                Some(question)
+            }
+        });
+        client.write_all(&frame(b"bye")).await.unwrap();
+        client.shutdown().await.unwrap();
+        release.notify_one();
+        assert_eq!(hear(&mut client).await, b"bye");
+        assert_eq!(conversation.await.unwrap(), End::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_open_questions_finish() {
+        let (asked, release, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()), CancellationToken::new());
+        let (told, held) = (Arc::clone(&asked), Arc::clone(&release));
+        let (mut client, conversation) = with(PATIENT, &stop, move |question| {
+            told.notify_one();
+            let held = Arc::clone(&held);
+            async move {
+                held.notified().await;
+                Some(question)
+            }
+        });
+        client.write_all(&frame(b"open")).await.unwrap();
+        asked.notified().await;
+        stop.cancel();
+        release.notify_one();
+        assert_eq!(hear(&mut client).await, b"open");
+        assert_eq!(conversation.await.unwrap(), End::Stopped);
+    }
+
+    #[tokio::test]
+    async fn what_stands_before_the_first_frame_can_be_taken_away() {
+        let (mut client, server) = duplex(256);
+        client.write_all(&[b"header".as_slice(), &frame(b"first")].concat()).await.unwrap();
+        let (reader, writer) = split(server);
+        let mut frames = Frames::new(reader);
+        assert_eq!(frames.unused(), b"");
+        while frames.unused().len() < 6 {
+            frames.more(LONG).await.unwrap();
+        }
+        frames.skip(6);
+        let stop = CancellationToken::new();
+        let conversation = converse(frames, writer, PATIENT, &stop, async |question| Some(question));
+        let (end, ()) = tokio::join!(conversation, async {
+            assert_eq!(hear(&mut client).await, b"first");
+            drop(client);
+        });
+        assert!(matches!(end, End::Closed | End::Broken), "{end:?}");
     }
 }

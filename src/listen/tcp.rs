@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     House,
     introduction::{Introduction, introduce},
-    stream::{End, Frames, converse},
+    stream::{End, Frames, Patience, converse},
 };
 use crate::audit::Transport;
 
@@ -22,6 +22,12 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// The same while more than half of all connections are taken.
 const IDLE_WHEN_CROWDED: Duration = Duration::from_secs(2);
+
+/// How long a question may take to arrive once it has begun.
+const MESSAGE: Duration = Duration::from_secs(5);
+
+/// How long a client may take to take replies.
+const WRITE: Duration = Duration::from_secs(5);
 
 /// How long accepting rests after an error that would come back at once, such as a lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,7 +56,7 @@ async fn accept(listener: TcpListener, house: House, stop: CancellationToken, ta
                 tasks.spawn(async move {
                     let served = std::panic::AssertUnwindSafe(serve_one(&house, stream, &stop)).catch_unwind().await;
                     match served {
-                        Ok(end) => count(&house, &end),
+                        Ok(end) => count(&house, end),
                         Err(_) => house.metrics.panics.increment(),
                     }
                     drop(permit);
@@ -69,9 +75,10 @@ async fn accept(listener: TcpListener, house: House, stop: CancellationToken, ta
 async fn serve_one(house: &House, mut stream: TcpStream, stop: &CancellationToken) -> End {
     let peer = match stream.set_nodelay(true).and_then(|()| stream.peer_addr()) {
         Ok(peer) => peer,
-        Err(error) => return End::Broken(error),
+        Err(_) => return End::Broken,
     };
-    let pipeline = house.access.limits().pipeline;
+    let idle = || if house.access.is_crowded() { IDLE_WHEN_CROWDED } else { IDLE };
+    let patience = Patience { pipeline: house.access.limits().pipeline, message: MESSAGE, write: WRITE, idle: &idle };
     let (reader, writer) = stream.split();
     let mut frames = Frames::new(reader);
     let asker = loop {
@@ -83,20 +90,19 @@ async fn serve_one(house: &House, mut stream: TcpStream, stop: &CancellationToke
             Introduction::Incomplete => {}
             Introduction::Malformed => return End::Malformed,
         }
-        match stop.run_until_cancelled(frames.more()).await {
+        match stop.run_until_cancelled(frames.more(MESSAGE)).await {
             Some(Ok(())) => {}
             Some(Err(end)) => return end,
             None => return End::Stopped,
         }
     };
-    let patience = || if house.access.is_crowded() { IDLE_WHEN_CROWDED } else { IDLE };
-    converse(frames, writer, pipeline, patience, stop, |question| house.answer(question, asker)).await
+    converse(frames, writer, patience, stop, |question| house.answer(question, asker)).await
 }
 
-fn count(house: &House, end: &End) {
+fn count(house: &House, end: End) {
     let metrics = &house.metrics;
     match end {
-        End::Closed | End::Stopped | End::Broken(_) => {}
+        End::Closed | End::Stopped | End::Broken => {}
         End::Idle => metrics.connections_idle.increment(),
         End::Slow => metrics.connections_slow.increment(),
         End::NotReading => metrics.connections_not_reading.increment(),
