@@ -14,6 +14,9 @@ mod store;
 mod words;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use attempt::{Attempt, Decision, Evidence, Transport, UnknownWord, Way};
 pub use health::{Condition, Health, SinkHealth};
 pub use options::{ClientMask, Options, Sink, Store};

@@ -29,6 +29,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Bytes that may wait for a sink that does not take them.
 const MAX_WAITING: usize = 1 << 20;
 
+/// Bytes that wait for more to come in a burst.
+const MANY_WAITING: usize = 1 << 16;
+
 /// Bytes in one write. A pipe takes so many whole or not at all (pipe(7), PIPE_BUF).
 const CHUNK: usize = 4096;
 
@@ -86,8 +89,11 @@ impl Outlet {
         !self.waiting.is_empty() || self.condition != Condition::Working
     }
 
-    /// Takes a line, its newline included; [`write`](Self::write) writes it.
+    /// Takes a line, its newline included; [`write`](Self::write) writes it, and so does this once many wait.
     pub(super) fn push(&mut self, line: Arc<str>, metrics: &Metrics, now: Timestamp) {
+        if self.waiting_bytes >= MANY_WAITING {
+            self.write(metrics, now);
+        }
         if self.waiting_bytes + line.len() > MAX_WAITING {
             metrics.audit_lost_sink.increment();
             // Only a reader that stalls gets here without an error.

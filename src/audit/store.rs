@@ -32,6 +32,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Rows that may wait for a store that does not take them.
 const MAX_PENDING: usize = 16_384;
 
+/// Rows that wait for more to come in a burst.
+const MANY_PENDING: usize = 2048;
+
 /// How long a write waits for somebody who holds the file locked.
 const BUSY: Duration = Duration::from_millis(250);
 
@@ -153,8 +156,11 @@ impl Database {
         highest.and_then(|id| u64::try_from(id).ok()).map(Id)
     }
 
-    /// Takes a row, or a later state of one; [`write`](Self::write) writes it.
-    pub(super) fn put(&mut self, record: Record, metrics: &Metrics) {
+    /// Takes a row, or a later state of one; [`write`](Self::write) writes it, and so does this once many wait.
+    pub(super) fn put(&mut self, record: Record, metrics: &Metrics, now: Timestamp) {
+        if self.pending.len() >= MANY_PENDING {
+            self.write(metrics, now);
+        }
         self.pending.insert(record.id, record);
         if self.pending.len() > MAX_PENDING {
             self.pending.pop_first();
@@ -397,5 +403,149 @@ fn with_cause(error: &StoreError) -> String {
     match error {
         StoreError::Create { source, .. } => format!("{error}: {source}"),
         StoreError::LaterSchema { .. } | StoreError::Sqlite(_) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Filter, Reader, attempt::tests::attempt, mask::Mask};
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        metrics: Metrics,
+        database: Database,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut database = Database::new(folder.path().join("attempts.db"));
+            database.open().unwrap();
+            Self { folder, metrics: Metrics::default(), database }
+        }
+
+        /// Puts one row a second from second `from` on.
+        fn fill(&mut self, from: i64, count: i64) {
+            for second in from..from + count {
+                let attempt = attempt("192.0.2.7:1", &format!("n{second}.example"));
+                let client = Mask::Full.show("192.0.2.7/32".parse().unwrap(), 1);
+                let time = at(second);
+                let name = Some(attempt.name.to_string());
+                let attempt = crate::audit::Attempt { time, ..attempt };
+                self.database.put(Record::first(Id::at(time), &attempt, client, name), &self.metrics, at(0));
+            }
+            self.database.write(&self.metrics, at(0));
+        }
+
+        fn trim(&mut self, oldest: Timestamp, max_size: u64) {
+            while self.database.trim(oldest, max_size, &self.metrics, at(0)) {}
+        }
+
+        fn rows(&self) -> Vec<Record> {
+            Reader::open(self.database.path()).unwrap().newest(&Filter::default(), 100_000).unwrap()
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn what_is_older_than_it_is_kept_goes() {
+        let mut bench = Bench::new();
+        bench.fill(0, 2000);
+        bench.trim(at(1500), u64::MAX);
+        let rows = bench.rows();
+        assert_eq!((rows.len(), rows[0].first), (500, at(1500)));
+        assert_eq!((bench.metrics.audit_removed_age.value(), bench.metrics.audit_removed_size.value()), (1500, 0));
+    }
+
+    #[test]
+    fn the_oldest_go_when_the_store_is_too_large_and_the_file_shrinks() {
+        let mut bench = Bench::new();
+        bench.fill(0, 10_000);
+        let max_size = 1 << 20;
+        let size = |bench: &Bench| pages(bench.database.connection.as_ref().unwrap()).unwrap().0;
+        assert!(size(&bench) > 2 * max_size);
+        bench.trim(at(0), max_size);
+        assert!(size(&bench) <= max_size && size(&bench) > max_size / 2, "{}", size(&bench));
+        let rows = bench.rows();
+        assert_eq!(rows.last().unwrap().first, at(9999), "the newest stay");
+        assert_eq!(rows[0].first, at(10_000 - i64::try_from(rows.len()).unwrap()), "the oldest went");
+        assert_eq!(bench.metrics.audit_removed_size.value(), 10_000 - rows.len() as u64);
+        bench.database.close();
+        assert!(fs::metadata(bench.database.path()).unwrap().len() < 2 * max_size, "the file was given back");
+    }
+
+    #[test]
+    fn a_store_that_may_be_emptied_does_not_trim_for_ever() {
+        let mut bench = Bench::new();
+        bench.fill(0, 10);
+        bench.trim(at(0), 0);
+        assert!(bench.rows().is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_bounded_and_made_up_for_when_there_is_room() {
+        let mut bench = Bench::new();
+        bench.fill(0, 10);
+        let limit = |bench: &Bench, pages: u32| {
+            let connection = bench.database.connection.as_ref().unwrap();
+            connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        };
+        limit(&bench, 1);
+        bench.fill(100, 20_000);
+        assert!(matches!(bench.database.condition(), Condition::Failing { why, .. } if why.contains("full")));
+        assert_eq!(bench.database.pending.len(), MAX_PENDING);
+        assert_eq!(bench.metrics.audit_lost_store.value(), 20_000 - MAX_PENDING as u64);
+        assert_eq!(bench.rows().len(), 10, "what was there is still found");
+        limit(&bench, u32::MAX - 1);
+        bench.database.retry_at = None;
+        bench.database.write(&bench.metrics, at(0));
+        assert_eq!(*bench.database.condition(), Condition::Working);
+        assert_eq!(bench.rows().len(), 10 + MAX_PENDING);
+    }
+
+    #[test]
+    fn a_locked_store_is_tried_again() {
+        let mut bench = Bench::new();
+        let other = Connection::open(bench.database.path()).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        bench.fill(0, 1);
+        assert!(matches!(bench.database.condition(), Condition::Failing { why, .. } if why.contains("locked")));
+        other.execute_batch("ROLLBACK").unwrap();
+        bench.database.retry_at = None;
+        bench.database.write(&bench.metrics, at(0));
+        assert_eq!((bench.rows().len(), bench.database.condition()), (1, &Condition::Working));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_moved_aside_and_begun_anew_but_not_again_and_again() {
+        let mut bench = Bench::new();
+        bench.fill(0, 10);
+        bench.database.close();
+        fs::write(bench.database.path(), "garbage ".repeat(1000)).unwrap();
+        bench.fill(100, 5);
+        assert_eq!(bench.rows().len(), 5);
+        let aside = |bench: &Bench| {
+            let names = fs::read_dir(bench.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("attempts.db.corrupt-")).count()
+        };
+        assert_eq!(aside(&bench), 1);
+        bench.database.close();
+        fs::write(bench.database.path(), "garbage ".repeat(1000)).unwrap();
+        bench.fill(200, 5);
+        assert!(matches!(bench.database.condition(), Condition::Failing { .. }));
+        assert_eq!(aside(&bench), 1);
+    }
+
+    #[test]
+    fn a_store_that_was_removed_is_begun_anew() {
+        let mut bench = Bench::new();
+        bench.fill(0, 10);
+        fs::remove_file(bench.database.path()).unwrap();
+        bench.fill(100, 5);
+        assert_eq!(bench.rows().len(), 5);
     }
 }

@@ -204,7 +204,7 @@ impl Worker {
             }
             self.shared.tell(&record);
             if let Some(database) = &mut self.outputs.database {
-                database.put(record, metrics);
+                database.put(record, metrics, now);
             }
         }
     }
@@ -219,7 +219,7 @@ impl Worker {
         if is_time || is_asked {
             let changed = self.folds.changed();
             if let Some(database) = &mut self.outputs.database {
-                changed.into_iter().for_each(|record| database.put(record, metrics));
+                changed.into_iter().for_each(|record| database.put(record, metrics, now));
             }
         }
         for outlet in &mut self.outputs.outlets {
