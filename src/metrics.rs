@@ -148,4 +148,28 @@ counters! {
     upstream_over_sockets = "upstream_turned_away_total" { "bound=\"sockets\"" };
     /// Canary questions that came back through an upstream server.
     upstream_loops = "upstream_loops_total";
+    /// Attempts taken into the record's queue.
+    audit_attempts = "audit_attempts_total";
+    /// Attempts, rows, lines or messages of the record that were given up, by where.
+    audit_lost_queue = "audit_lost_total" { "at=\"queue\"" };
+    /// Attempts, rows, lines or messages of the record that were given up, by where.
+    audit_lost_worker = "audit_lost_total" { "at=\"worker\"" };
+    /// Attempts, rows, lines or messages of the record that were given up, by where.
+    audit_lost_store = "audit_lost_total" { "at=\"store\"" };
+    /// Attempts, rows, lines or messages of the record that were given up, by where.
+    audit_lost_sink = "audit_lost_total" { "at=\"sink\"" };
+    /// Attempts, rows, lines or messages of the record that were given up, by where.
+    audit_lost_follower = "audit_lost_total" { "at=\"follower\"" };
+    /// Writes of the record that failed and are tried again, by where.
+    audit_failures_store = "audit_failures_total" { "at=\"store\"" };
+    /// Writes of the record that failed and are tried again, by where.
+    audit_failures_sink = "audit_failures_total" { "at=\"sink\"" };
+    /// Records that join several clients and names, because too many were open.
+    audit_coarse = "audit_coarse_records_total";
+    /// Rows of the store that went by age or for room.
+    audit_removed_age = "audit_removed_total" { "for=\"age\"" };
+    /// Rows of the store that went by age or for room.
+    audit_removed_size = "audit_removed_total" { "for=\"size\"" };
+    /// Panics of the record's worker, which is then started again.
+    audit_restarts = "audit_worker_restarts_total";
 }

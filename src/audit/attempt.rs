@@ -1,9 +1,14 @@
 //! The one event there is: somebody tried something that a rule speaks of.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::{
     name::DomainName,
@@ -98,6 +103,46 @@ impl Decision {
     }
 }
 
+/// The word of each variant, as JSON, store and command line have it.
+macro_rules! words {
+    ($kind:ident { $($variant:ident = $word:literal),+ }) => {
+        impl $kind {
+            /// Its word in JSON, in the store and on the command line.
+            pub fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $word, )+ }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $kind {
+            type Err = UnknownWord;
+
+            fn from_str(word: &str) -> Result<Self, UnknownWord> {
+                match word {
+                    $( $word => Ok(Self::$variant), )+
+                    _ => Err(UnknownWord { expected: concat!($($word, " "),+) }),
+                }
+            }
+        }
+    };
+}
+
+words!(Decision { Blocked = "blocked", Observed = "observed", AllowedOwn = "allowed-own", AllowedException = "allowed-exception" });
+words!(Way { Dns = "dns" });
+words!(Transport { Udp = "udp", Tcp = "tcp", Tls = "tls", Https = "https" });
+
+/// A word that is none of those that are known.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("expected one of: {}", expected.trim_end())]
+pub struct UnknownWord {
+    expected: &'static str,
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -126,5 +171,20 @@ pub(super) mod tests {
     fn a_violation_is_blocked_or_observed_as_the_mode_says() {
         assert_eq!(Decision::of_violation(Mode::Enforce), Decision::Blocked);
         assert_eq!(Decision::of_violation(Mode::Observe), Decision::Observed);
+    }
+
+    #[test]
+    fn words_are_the_same_in_json_and_elsewhere() {
+        for word in ["blocked", "observed", "allowed-own", "allowed-exception"] {
+            let decision: Decision = word.parse().unwrap();
+            assert_eq!((decision.to_string(), serde_json::to_value(decision).unwrap()), (word.to_owned(), word.into()));
+        }
+        for word in ["udp", "tcp", "tls", "https"] {
+            let transport: Transport = word.parse().unwrap();
+            assert_eq!((transport.as_str(), serde_json::to_value(transport).unwrap()), (word, word.into()));
+        }
+        assert_eq!(serde_json::to_value(Way::Dns).unwrap(), Way::Dns.as_str());
+        let error = "block".parse::<Decision>().unwrap_err().to_string();
+        assert_eq!(error, "expected one of: blocked observed allowed-own allowed-exception");
     }
 }

@@ -2,6 +2,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::problem::printable;
 
 /// The state of store and sinks, and what was lost since the start.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -10,7 +13,7 @@ pub struct Health {
     pub store: Option<Condition>,
     /// Each sink, in the order of the configuration.
     pub sinks: Vec<SinkHealth>,
-    /// Attempts that are in no store or missing from a sink: turned away by a full queue, or given up.
+    /// What was given up in queue, worker, store and sinks since the start.
     pub lost: u64,
     /// How often the worker panicked and was started again.
     pub restarts: u64,
@@ -46,5 +49,27 @@ impl Health {
     pub fn is_working(&self) -> bool {
         let mut conditions = self.store.iter().chain(self.sinks.iter().map(|sink| &sink.condition));
         conditions.all(|condition| *condition == Condition::Working)
+    }
+}
+
+impl Condition {
+    /// Notes a failure of `part` and logs it if it is a new one.
+    pub(super) fn fail(&mut self, part: &str, why: &str, now: Timestamp) {
+        let why = printable(why);
+        match self {
+            Self::Working => {
+                warn!("{part} fails: {why}; it is tried again");
+                *self = Self::Failing { since: now, why };
+            }
+            Self::Failing { why: known, .. } => *known = why,
+        }
+    }
+
+    /// Notes that `part` works, and logs it if it did not.
+    pub(super) fn recover(&mut self, part: &str) {
+        if matches!(self, Self::Failing { .. }) {
+            info!("{part} works again");
+            *self = Self::Working;
+        }
     }
 }

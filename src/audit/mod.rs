@@ -3,14 +3,23 @@
 mod attempt;
 mod fold;
 mod health;
+mod key;
 mod mask;
 mod options;
 mod record;
 mod recorder;
+mod search;
+mod sink;
+mod store;
 mod words;
+mod worker;
 
-pub use attempt::{Attempt, Decision, Evidence, Transport, Way};
+#[cfg(test)]
+mod tests;
+
+pub use attempt::{Attempt, Decision, Evidence, Transport, UnknownWord, Way};
 pub use health::{Condition, Health, SinkHealth};
 pub use options::{ClientMask, Options, Sink, Store};
 pub use record::{Client, Id, Matched, Question, Record, SCHEMA_VERSION};
-pub use recorder::{FOLLOWER_QUEUE, Follower, Recorder, StartError};
+pub use recorder::{FOLLOWER_QUEUE, Follower, QUEUE, Recorder, StartError};
+pub use search::{ClientFilter, Filter, NameFilter, Reader, SearchError};

@@ -1,25 +1,47 @@
-//! The record's front: takes attempts without ever making the caller wait.
+//! The record's front: takes attempts without ever making the caller wait. The work is the worker's.
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
 };
 
 use thiserror::Error;
+use tokio::sync::{broadcast, oneshot};
 
-use super::{Attempt, Health, Options, Record};
+use super::{
+    Attempt, Decision, Health, Options, Record,
+    worker::{Outputs, Worker},
+};
 use crate::metrics::Metrics;
 
-/// Where attempts go. Cheap to clone; all clones are one record.
+/// Attempts that may wait for the worker.
+pub const QUEUE: usize = 65_536;
+
+/// Records a follower may be behind.
+pub const FOLLOWER_QUEUE: usize = 1024;
+
+/// Where attempts go. Cheap to clone; all clones are one record. The worker ends, and writes what it has, when
+/// [`stop`](Self::stop) is called or the last clone goes.
 #[derive(Clone, Debug)]
-pub struct Recorder {}
+pub struct Recorder {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
 
 /// What one listener hears of the record from now on.
 #[derive(Debug)]
-pub struct Follower {}
+pub struct Follower {
+    heard: Option<broadcast::Receiver<Arc<Record>>>,
+    metrics: Arc<Metrics>,
+}
 
-/// Why the record cannot be begun.
+/// Why the record cannot be begun, or not with these options.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The folder cannot be made or written to.
@@ -39,7 +61,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The store was written by a later version, whose rows this one would spoil.
-    #[error("store {} has schema {found}, later than {known}, the latest this version knows", path.display())]
+    #[error("record {} was written by a later version: it has schema {found}, this one knows {known}", path.display())]
     LaterSchema {
         /// The store.
         path: PathBuf,
@@ -48,54 +70,191 @@ pub enum StartError {
         /// Ours.
         known: i64,
     },
+    /// The system gives no thread.
+    #[error("cannot start the record's worker")]
+    Worker {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the front and the worker both see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub metrics: Arc<Metrics>,
+    commands: Mutex<Vec<Command>>,
+    health: Mutex<Health>,
+    /// `None` once stopped, which ends every follower.
+    followers: Mutex<Option<broadcast::Sender<Arc<Record>>>>,
+    own_use: AtomicBool,
+}
+
+/// What stands in the queue. Boxed, so that an empty queue takes no room.
+#[derive(Debug)]
+pub(super) enum Message {
+    Attempt(Box<Attempt>),
+    /// There are commands.
+    Look,
+    #[cfg(test)]
+    Panic,
+}
+
+/// What the worker does between attempts. It takes commands before it empties the queue, so that what was recorded
+/// before a command was given is written when it is done.
+#[derive(Debug)]
+pub(super) enum Command {
+    Flush(oneshot::Sender<()>),
+    Reopen(oneshot::Sender<()>),
+    Reconfigure(Box<Outputs>, oneshot::Sender<()>),
+    Stop(oneshot::Sender<()>),
 }
 
 impl Recorder {
-    /// Opens store and sinks and starts the worker. `state_dir` is created if it is not there.
+    /// Opens store and sinks and starts the worker. `state_dir` is created if it is not there and something has to be
+    /// kept in it. A sink that cannot be opened, and a store that is locked or has no room, are tried again and shown in
+    /// [`health`](Self::health).
     ///
     /// # Errors
-    /// The state folder or the store in it cannot be created or written.
-    pub fn start(_options: &Options, _state_dir: &Path, _metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        Ok(Self {})
+    /// The state folder cannot be created or written to, the key cannot be used, or the store is a later version's.
+    pub fn start(options: &Options, state_dir: &Path, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let outputs = Outputs::new(options, state_dir)?;
+        let (queue, messages) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared {
+            metrics,
+            commands: Mutex::default(),
+            health: Mutex::default(),
+            followers: Mutex::new(Some(broadcast::channel(FOLLOWER_QUEUE).0)),
+            own_use: AtomicBool::new(options.own_use),
+        });
+        let worker = Worker::new(messages, Arc::clone(&shared), outputs);
+        thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|source| StartError::Worker { source })?;
+        Ok(Self { queue, shared })
     }
 
-    /// Puts an attempt into the queue. Never blocks; what a full queue turns away is counted.
-    pub fn record(&self, _attempt: Attempt) {}
+    /// Puts an attempt into the queue; own use only if the options want it. Never blocks: what a full queue turns away is
+    /// counted.
+    pub fn record(&self, attempt: Attempt) {
+        if attempt.decision == Decision::AllowedOwn && !self.shared.own_use.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.queue.try_send(Message::Attempt(Box::new(attempt))) {
+            Ok(()) => self.shared.metrics.audit_attempts.increment(),
+            Err(_) => self.shared.metrics.audit_lost_queue.increment(),
+        }
+    }
 
     /// Waits until everything that was recorded before is in the sinks and the store, as far as they work.
-    pub async fn flush(&self) {}
+    pub async fn flush(&self) {
+        self.command(Command::Flush).await;
+    }
 
-    /// Opens file sinks again, so that a rotated file is let go of.
-    pub async fn reopen(&self) {}
+    /// Lets go of file sinks and opens them by their names again, so that a rotated file is complete.
+    pub async fn reopen(&self) {
+        self.command(Command::Reopen).await;
+    }
 
-    /// Goes over to other options; what is open is written under the old ones first.
+    /// Goes over to other options; what was recorded before is written under the old ones. Blocks shortly to open files.
     ///
     /// # Errors
     /// As [`start`](Self::start); the old options then stay in force.
-    pub async fn reconfigure(&self, _options: &Options) -> Result<(), StartError> {
+    pub async fn reconfigure(&self, options: &Options, state_dir: &Path) -> Result<(), StartError> {
+        let outputs = Box::new(Outputs::new(options, state_dir)?);
+        self.shared.own_use.store(options.own_use, Ordering::Relaxed);
+        self.command(|done| Command::Reconfigure(outputs, done)).await;
         Ok(())
     }
 
-    /// Hears every record from now on. A listener that is more than [`FOLLOWER_QUEUE`] behind loses the oldest, counted.
+    /// Hears every record from now on: each attempt at once, and its count when its window ends. A listener that is more
+    /// than [`FOLLOWER_QUEUE`] behind loses the oldest, counted.
     pub fn subscribe(&self) -> Follower {
-        Follower {}
+        let heard = lock(&self.shared.followers).as_ref().map(broadcast::Sender::subscribe);
+        Follower { heard, metrics: Arc::clone(&self.shared.metrics) }
     }
 
     /// How the record is doing.
     pub fn health(&self) -> Health {
-        Health::default()
+        let metrics = &self.shared.metrics;
+        let lost = [
+            &metrics.audit_lost_queue,
+            &metrics.audit_lost_worker,
+            &metrics.audit_lost_store,
+            &metrics.audit_lost_sink,
+        ];
+        Health {
+            lost: lost.iter().map(|counter| counter.value()).sum(),
+            restarts: metrics.audit_restarts.value(),
+            ..lock(&self.shared.health).clone()
+        }
     }
 
-    /// Writes everything, closes the open folds, and ends the worker and every follower. Later attempts are counted as lost.
-    pub async fn stop(&self) {}
-}
+    /// Writes everything, the counts of open folds too, and ends the worker and every follower. Later attempts are counted
+    /// as lost. Takes as long as a disk does: whoever must end gives it a deadline.
+    pub async fn stop(&self) {
+        self.command(Command::Stop).await;
+    }
 
-/// Records a follower may be behind.
-pub const FOLLOWER_QUEUE: usize = 1024;
+    /// Returns when the command is done, or the worker has ended.
+    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (done, is_done) = oneshot::channel();
+        lock(&self.shared.commands).push(command(done));
+        match self.queue.try_send(Message::Look) {
+            // A full queue keeps the worker awake, and it looks for commands each time it has emptied it.
+            Ok(()) | Err(std::sync::mpsc::TrySendError::Full(_)) => {}
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => lock(&self.shared.commands).clear(),
+        }
+        let _ = is_done.await;
+    }
+
+    /// Makes the worker panic.
+    #[cfg(test)]
+    pub(super) fn shake(&self) {
+        self.queue.send(Message::Panic).unwrap();
+    }
+}
 
 impl Follower {
     /// The next record; `None` once the recorder has stopped. May be dropped while it waits without losing one.
     pub async fn next(&mut self) -> Option<Arc<Record>> {
-        None
+        loop {
+            match self.heard.as_mut()?.recv().await {
+                Ok(record) => return Some(record),
+                Err(broadcast::error::RecvError::Lagged(missed)) => self.metrics.audit_lost_follower.add(missed),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
     }
+}
+
+impl Shared {
+    /// The commands that were given since the last call.
+    pub(super) fn commands(&self) -> Vec<Command> {
+        std::mem::take(&mut lock(&self.commands))
+    }
+
+    /// Tells every follower of a record.
+    pub(super) fn tell(&self, record: &Record) {
+        if let Some(followers) = lock(&self.followers).as_ref().filter(|followers| followers.receiver_count() > 0) {
+            // Fails only if the last of them left meanwhile.
+            let _ = followers.send(Arc::new(record.clone()));
+        }
+    }
+
+    /// Shows how store and sinks are doing.
+    pub(super) fn show(&self, health: Health) {
+        *lock(&self.health) = health;
+    }
+
+    /// Ends every follower, and every command that came too late.
+    pub(super) fn end(&self) {
+        *lock(&self.followers) = None;
+        lock(&self.commands).clear();
+    }
+}
+
+/// What these locks guard is whole at any time, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,385 @@
+//! Looking things up in the store, with or without a daemon that writes to it.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter, types::Value};
+use thiserror::Error;
+
+use super::{
+    Client, Decision, Id, Matched, Question, Record, SCHEMA_VERSION,
+    fold::WINDOW,
+    key::{client_range, name_key, network_range, wider_starts},
+    store::{SCHEMA, beside},
+};
+use crate::name::{DomainName, InvalidName};
+
+/// How long a search waits for somebody who holds the whole file, such as a recovery after a crash.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// Which records are wanted; each part that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Last seen then or later.
+    pub since: Option<Timestamp>,
+    /// First seen then or earlier.
+    pub until: Option<Timestamp>,
+    /// By whom.
+    pub client: Option<ClientFilter>,
+    /// Which name.
+    pub name: Option<NameFilter>,
+    /// A rule as `pack/rule`, or all rules of a pack.
+    pub rule: Option<String>,
+    /// The client's group.
+    pub group: Option<String>,
+    /// What was decided.
+    pub decision: Option<Decision>,
+}
+
+/// By whom. Read from an address, a network, or a hash as records show it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ClientFilter {
+    /// Clients in this network, and networks that may hold one of them.
+    Network(IpNet),
+    /// The client with this hash.
+    Hash(String),
+}
+
+/// Which name. Read from `name`, or `.name` for it and everything below.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NameFilter {
+    /// This one, in presentation form.
+    Exactly(String),
+    /// This one and everything below it.
+    Within(String),
+}
+
+/// Why nothing can be looked up.
+#[derive(Debug, Error)]
+pub enum SearchError {
+    /// There is no store.
+    #[error("there is no record at {}", path.display())]
+    Absent {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It cannot be opened.
+    #[error("cannot open the record {}", path.display())]
+    Open {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A later version wrote it, or something else did.
+    #[error("{} has schema {found}, not {SCHEMA}: it is not a record, or not of this version", path.display())]
+    Schema {
+        /// The store.
+        path: PathBuf,
+        /// Its schema; 0 for none.
+        found: i64,
+    },
+    /// It cannot be read.
+    #[error("cannot read the record {}", path.display())]
+    Read {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+/// A store that is open for searches. Between calls it holds nothing, so that the daemon can tidy up.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Reader {
+    /// Opens a store to read it.
+    ///
+    /// # Errors
+    /// There is none, it cannot be opened, or it is of another version.
+    pub fn open(path: &Path) -> Result<Self, SearchError> {
+        if !path.exists() {
+            return Err(SearchError::Absent { path: path.into() });
+        }
+        let opened = open(path, false).or_else(|error| {
+            // Without a log nobody is writing, and what may not be written to can be read as it is.
+            let is_permission = matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
+            );
+            if is_permission && !beside(path, "-wal").exists() { open(path, true) } else { Err(error) }
+        });
+        match opened {
+            Ok((connection, SCHEMA)) => Ok(Self { path: path.into(), connection }),
+            Ok((_, found)) => Err(SearchError::Schema { path: path.into(), found }),
+            Err(source) => Err(SearchError::Open { path: path.into(), source }),
+        }
+    }
+
+    /// How many records there are.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn count(&self, filter: &Filter) -> Result<u64, SearchError> {
+        let (wanted, values) = filter.condition();
+        let sql = format!("SELECT count(*) FROM attempts WHERE {wanted}");
+        let count = self.connection.query_row(&sql, params_from_iter(values), |row| row.get::<_, i64>(0));
+        count.map(i64::unsigned_abs).map_err(|source| self.read_error(source))
+    }
+
+    /// The newest records, at most `limit`, the newest last.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, SearchError> {
+        let (wanted, values) = filter.condition();
+        let mut records = self.records(&format!("{wanted} ORDER BY id DESC LIMIT {limit}"), values)?;
+        records.reverse();
+        Ok(records)
+    }
+
+    /// The records after one, at most `limit`, the oldest first: all of them, page by page.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn after(&self, filter: &Filter, id: Id, limit: u32) -> Result<Vec<Record>, SearchError> {
+        let (wanted, mut values) = filter.condition();
+        values.push(id_value(id));
+        self.records(&format!("{wanted} AND id > ? ORDER BY id LIMIT {limit}"), values)
+    }
+
+    fn records(&self, wanted: &str, values: Vec<Value>) -> Result<Vec<Record>, SearchError> {
+        let read = || -> rusqlite::Result<Vec<Record>> {
+            let mut statement = self.connection.prepare(&format!(
+                "SELECT id, first, last, count, decision, way, client, port, via, client_group, transport, name, type, \
+                 class, rule, evidence_alias, evidence_address, action, rcode FROM attempts WHERE {wanted}"
+            ))?;
+            statement.query_map(params_from_iter(values), record)?.collect()
+        };
+        read().map_err(|source| self.read_error(source))
+    }
+
+    fn read_error(&self, source: rusqlite::Error) -> SearchError {
+        SearchError::Read { path: self.path.clone(), source }
+    }
+}
+
+/// Opens for reading and tells the schema. `as_it_is`: without locks and log.
+fn open(path: &Path, as_it_is: bool) -> rusqlite::Result<(Connection, i64)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let query = if as_it_is { "?immutable=1" } else { "" };
+    let connection = Connection::open_with_flags(format!("file:{}{query}", uri_path(path)), flags)?;
+    connection.busy_timeout(BUSY)?;
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // The version is on the first page; only a table shows that the log can be used too.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok((connection, found))
+}
+
+/// A path as SQLite's URI form wants it.
+fn uri_path(path: &Path) -> String {
+    let mut uri = String::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => uri.push(char::from(*byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri
+}
+
+impl Filter {
+    /// Does a record that was not looked up, but heard of, pass?
+    pub fn accepts(&self, record: &Record) -> bool {
+        self.since.is_none_or(|since| record.last >= since)
+            && self.until.is_none_or(|until| record.first <= until)
+            && self.client.as_ref().is_none_or(|client| client.accepts(&record.client))
+            && self.name.as_ref().is_none_or(|name| record.question.name.as_deref().is_some_and(|own| name.accepts(own)))
+            && self.rule.as_ref().is_none_or(|rule| {
+                record.rule.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+            && self.group.as_ref().is_none_or(|group| record.group.as_ref() == Some(group))
+            && self.decision.is_none_or(|decision| record.decision == decision)
+    }
+
+    /// The same as SQL, with its values in order.
+    fn condition(&self) -> (String, Vec<Value>) {
+        let mut parts = vec!["true".to_owned()];
+        let mut values = Vec::new();
+        let mut require = |part: &str, given: Vec<Value>| {
+            parts.push(part.to_owned());
+            values.extend(given);
+        };
+        if let Some(since) = self.since {
+            // No id lies below its own moment, and a fold takes no longer than two windows even if the clock is
+            // corrected meanwhile. So older rows need not be read.
+            let oldest = since.checked_sub(2 * WINDOW).unwrap_or(Timestamp::MIN);
+            require("last >= ? AND id >= ?", vec![since.as_millisecond().into(), id_value(Id::at(oldest))]);
+        }
+        if let Some(until) = self.until {
+            require("first <= ?", vec![until.as_millisecond().into()]);
+        }
+        match &self.client {
+            None => {}
+            Some(ClientFilter::Hash(hash)) => require("client = ?", vec![hash.clone().into()]),
+            Some(ClientFilter::Network(network)) => {
+                let (low, high) = network_range(*network);
+                let mut given = vec![low.to_vec().into(), high.to_vec().into(), high.to_vec().into()];
+                let wider = wider_starts(*network);
+                let marks = vec!["?"; wider.len()].join(", ");
+                given.extend(wider.iter().map(|start| Value::from(start.to_vec())));
+                require(
+                    &format!("(client_low BETWEEN ? AND ? OR client_high >= ? AND client_low IN ({marks}))"),
+                    given,
+                );
+            }
+        }
+        match &self.name {
+            None => {}
+            Some(NameFilter::Exactly(name)) => require("name_key = ?", vec![name_key(name).into()]),
+            Some(NameFilter::Within(zone)) => {
+                let key = name_key(zone);
+                let end = key.strip_suffix('.').map_or_else(|| "\u{7f}".to_owned(), |start| format!("{start}/"));
+                require("name_key >= ? AND name_key < ?", vec![key.into(), end.into()]);
+            }
+        }
+        if let Some(rule) = &self.rule {
+            let given = vec![rule.clone().into(), format!("{rule}/").into(), format!("{rule}0").into()];
+            require("(rule = ? OR rule >= ? AND rule < ?)", given);
+        }
+        if let Some(group) = &self.group {
+            require("client_group = ?", vec![group.clone().into()]);
+        }
+        if let Some(decision) = self.decision {
+            require("decision = ?", vec![decision.as_str().to_owned().into()]);
+        }
+        (parts.join(" AND "), values)
+    }
+}
+
+impl ClientFilter {
+    fn accepts(&self, client: &Client) -> bool {
+        match (self, client) {
+            (Self::Hash(wanted), Client::Hash { hash }) => wanted == hash,
+            (Self::Hash(_), Client::Address { .. } | Client::Network { .. }) => false,
+            (Self::Network(network), _) => client_range(client).is_some_and(|(low, high)| {
+                let (first, last) = network_range(*network);
+                low >= first && high <= last || low <= first && high >= last
+            }),
+        }
+    }
+}
+
+impl NameFilter {
+    fn accepts(&self, name: &str) -> bool {
+        match self {
+            Self::Exactly(wanted) => wanted == name,
+            Self::Within(zone) => name_key(name).starts_with(&name_key(zone)),
+        }
+    }
+}
+
+impl FromStr for ClientFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Network(address.to_canonical().into()));
+        }
+        if let Ok(network) = text.parse::<IpNet>() {
+            return Ok(Self::Network(network.trunc()));
+        }
+        if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self::Hash(text.to_ascii_lowercase()));
+        }
+        Err("expected an address, a network, or a client's hash of 32 hexadecimal digits".to_owned())
+    }
+}
+
+impl FromStr for NameFilter {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text.strip_prefix('.') {
+            Some(zone) if !zone.is_empty() => presented(zone).map(Self::Within),
+            _ => presented(text).map(Self::Exactly),
+        }
+    }
+}
+
+fn presented(name: &str) -> Result<String, InvalidName> {
+    match name.parse::<DomainName>() {
+        Ok(name) => Ok(name.to_string()),
+        // People ask for such names, so they are on record.
+        Err(InvalidName::BadIdn) if name.is_ascii() => Ok(name.trim_end_matches('.').to_ascii_lowercase()),
+        Err(error) => Err(error),
+    }
+}
+
+fn id_value(id: Id) -> Value {
+    i64::try_from(id.0).unwrap_or(i64::MAX).into()
+}
+
+/// A row in the order of the columns that [`Reader::records`] asks for.
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let client: String = row.get(6)?;
+    let last = moment(row, 2)?;
+    let client = match (client.parse::<IpAddr>(), client.parse::<IpNet>()) {
+        (Ok(address), _) => Client::Address { address, port: row.get::<_, Option<u16>>(7)?.unwrap_or(0) },
+        (_, Ok(network)) => Client::Network { network },
+        (Err(_), Err(_)) => Client::Hash { hash: client },
+    };
+    let evidence = match row.get::<_, Option<String>>(15)? {
+        Some(alias) => Some(Matched::Alias(alias)),
+        None => optional_word(row, 16)?.map(Matched::Address),
+    };
+    Ok(Record {
+        version: SCHEMA_VERSION,
+        id: Id(row.get::<_, i64>(0)?.unsigned_abs()),
+        time: last,
+        decision: word(row, 4)?,
+        way: word(row, 5)?,
+        client,
+        via: optional_word(row, 8)?,
+        group: row.get(9)?,
+        transport: word(row, 10)?,
+        question: Question { name: row.get(11)?, qtype: row.get(12)?, class: row.get(13)? },
+        rule: row.get(14)?,
+        evidence,
+        action: row.get(17)?,
+        rcode: row.get(18)?,
+        count: row.get::<_, i64>(3)?.unsigned_abs(),
+        first: moment(row, 1)?,
+        last,
+    })
+}
+
+fn moment(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_millisecond(row.get(column)?).map_err(|error| unreadable(column, error))
+}
+
+fn word<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?.parse().map_err(|error| unreadable(column, error))
+}
+
+fn optional_word<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    let text = row.get::<_, Option<String>>(column)?;
+    text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
+}
+
+fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}
