@@ -30,9 +30,6 @@ const BLOCK_TTL: u32 = 60;
 /// Longest TTL of a refusal: longer, and clients would not notice an exception the same day.
 const MAX_BLOCK_TTL: Duration = Duration::from_hours(24);
 
-/// Lengths of RFC 6052 section 2.2.
-const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
-
 pub(super) fn read_organization(root: &mut Table<'_>) -> Organization {
     let organization = root.table("organization", |table| {
         table.not_in_this_version(&["addresses"]);
@@ -84,10 +81,10 @@ pub(super) fn read_nat64(root: &mut Table<'_>) -> Vec<Located<Ipv6Net>> {
 
 fn read_prefix(value: &Value<'_>) -> Option<Located<Ipv6Net>> {
     match value.network()?.value {
-        IpNet::V6(prefix) if NAT64_LENGTHS.contains(&prefix.prefix_len()) => Some(value.locate(prefix)),
-        other @ (IpNet::V4(_) | IpNet::V6(_)) => {
-            let hint = "it is an IPv6 prefix of length 32, 40, 48, 56, 64 or 96 (RFC 6052)".to_owned();
-            value.wrong(format!("{other} is no NAT64 prefix"), Some(hint))
+        IpNet::V6(prefix) => Some(value.locate(prefix)),
+        IpNet::V4(network) => {
+            let hint = "it is an IPv6 prefix, such as 2001:db8:64::/96 (RFC 6052)".to_owned();
+            value.wrong(format!("{network} is no NAT64 prefix"), Some(hint))
         }
     }
 }

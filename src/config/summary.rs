@@ -10,6 +10,7 @@ use crate::policy::{
 
 /// What is enforced.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Summary {
     /// For clients of no group.
     pub mode: Mode,
@@ -31,6 +32,7 @@ pub struct Summary {
 
 /// A pack.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Pack {
     /// Its name.
     pub name: String,
@@ -44,6 +46,7 @@ pub struct Pack {
 
 /// A client group.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Group {
     /// Its name.
     pub name: String,
@@ -59,6 +62,7 @@ pub struct Group {
 
 /// A dated exception.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Exception {
     /// The pattern it opens.
     pub name: String,

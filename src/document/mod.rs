@@ -69,13 +69,17 @@ struct Found {
 impl Notes {
     fn new(file: &Arc<SourceFile>, errors: &[toml::de::Error]) -> Self {
         let mut notes = Self { file: Arc::clone(file), broken: Vec::new(), found: RefCell::default() };
-        for error in errors {
+        let mut errors: Vec<_> = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or(file.text.len()..file.text.len()), error.message()))
+            .collect();
+        errors.sort_by_key(|(span, _)| span.start);
+        for (span, message) in errors {
             // What follows in the same line is mostly a consequence.
-            let span = error.span().unwrap_or(file.text.len()..file.text.len());
             if notes.is_broken_at(span.start) {
                 continue;
             }
-            notes.push(Problem::error(&notes.place(&span), error.message()));
+            notes.push(Problem::error(&notes.place(&span), message));
             if notes.broken.len() < MAX_PROBLEMS {
                 notes.broken.push(line_around(&file.text, span.start));
             }
