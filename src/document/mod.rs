@@ -69,9 +69,17 @@ struct Found {
 impl Notes {
     fn new(file: &Arc<SourceFile>, errors: &[toml::de::Error]) -> Self {
         let mut notes = Self { file: Arc::clone(file), broken: Vec::new(), found: RefCell::default() };
-        for error in errors {
-            let span = error.span().unwrap_or(file.text.len()..file.text.len());
-            notes.push(Problem::error(&notes.place(&span), error.message()));
+        let mut errors: Vec<_> = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or(file.text.len()..file.text.len()), error.message()))
+            .collect();
+        errors.sort_by_key(|(span, _)| span.start);
+        for (span, message) in errors {
+            // What follows in the same line is mostly a consequence.
+            if notes.is_broken_at(span.start) {
+                continue;
+            }
+            notes.push(Problem::error(&notes.place(&span), message));
             if notes.broken.len() < MAX_PROBLEMS {
                 notes.broken.push(line_around(&file.text, span.start));
             }
@@ -87,9 +95,13 @@ impl Notes {
     fn error(&self, span: &Range<usize>, message: String, hint: Option<String>) {
         // The parser puts a missing value at the start of the file.
         let made_up = *span == (0..0) && self.has_syntax_errors();
-        if !made_up && !self.broken.iter().any(|line| line.contains(&span.start)) {
+        if !made_up && !self.is_broken_at(span.start) {
             self.push(Problem { hint, ..Problem::error(&self.place(span), message) });
         }
+    }
+
+    fn is_broken_at(&self, offset: usize) -> bool {
+        self.broken.iter().any(|line| line.contains(&offset))
     }
 
     /// Keys may be missing because of a syntax error; then nobody should be told that they are.

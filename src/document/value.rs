@@ -198,7 +198,7 @@ impl<'a> Value<'a> {
         };
         if moment.date.is_none() || moment.time.is_none() || moment.offset.is_none() {
             let hint = "add Z for UTC or the offset, such as 2026-12-24T18:00:00Z or 2026-12-24T18:00:00+01:00";
-            let part = if moment.time.is_none() { "time and an offset" } else { "offset from UTC" };
+            let part = if moment.time.is_none() { "a time and an offset" } else { "an offset from UTC" };
             return self.wrong(format!("{} lacks {part}", self.what()), Some(hint.to_owned()));
         }
         match moment.to_string().parse() {
@@ -238,12 +238,12 @@ impl<'a> Value<'a> {
         Some(values.filter_map(|value| read(&value)).collect())
     }
 
-    /// The same for a list that must not be empty.
+    /// The same for a list that must not be empty; `None` too where no entry was right.
     pub fn some_entries<T>(&self, example: &str, read: impl FnMut(&Value<'a>) -> Option<T>) -> Option<Vec<T>> {
         if self.value.as_array().is_some_and(|entries| entries.is_empty()) {
             return self.wrong(format!("{} is empty", self.what()), Some(format!("such as: {example}")));
         }
-        self.entries(read)
+        self.entries(read).filter(|entries| !entries.is_empty())
     }
 
     fn expected<T>(&self, shape: &str) -> Option<T> {

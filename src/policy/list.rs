@@ -1,7 +1,7 @@
 //! List files: names one a line, in the forms in which such lists are published.
 //!
 //! A plain name and a line of a hosts file stand for exactly that name, `||name^` for it and everything below,
-//! `@@||name^` for the same as an exception. What is none of these is not guessed at but told.
+//! and `@@` in front of a name or of `||name^` allows it. What is none of these is not guessed at but told.
 
 use super::plan::List;
 use crate::name::DomainName;
@@ -40,12 +40,12 @@ fn take(line: &[u8], number: u32, list: &mut List) -> Option<()> {
     if line.is_empty() || line.starts_with(['#', '!', '[']) {
         return Some(());
     }
-    if let Some(suffix) = line.strip_prefix("@@||") {
-        list.allow.push((number, suffix_pattern(suffix)?));
+    if let Some(pattern) = line.strip_prefix("@@") {
+        list.allow.push((number, filter_pattern(pattern)?));
         return Some(());
     }
-    if let Some(suffix) = line.strip_prefix("||") {
-        list.block.push((number, suffix_pattern(suffix)?));
+    if line.starts_with("||") {
+        list.block.push((number, filter_pattern(line)?));
         return Some(());
     }
     let words = line.split('#').next().unwrap_or_default();
@@ -93,8 +93,10 @@ fn exact(text: &str) -> Option<Box<str>> {
     (!is_address && is_name(text)).then(|| text.into())
 }
 
-fn suffix_pattern(text: &str) -> Option<Box<str>> {
-    let name = text.strip_suffix('^')?;
+/// `||name^`, or a plain name.
+fn filter_pattern(text: &str) -> Option<Box<str>> {
+    let Some(suffix) = text.strip_prefix("||") else { return exact(text) };
+    let name = suffix.strip_suffix('^')?;
     is_name(name).then(|| format!(".{name}").into())
 }
 
@@ -138,7 +140,8 @@ mod tests {
             ("0.0.0.0 a.example b..example",     &[],                          &[], 1),
             ("||a.example^$important",           &[],                          &[], 1),
             ("||a.*.example^",                   &[],                          &[], 1),
-            ("@@a.example",                      &[],                          &[], 1),
+            ("@@a.example",                      &[],             &["a.example"], 0),
+            ("@@ a.example",                     &[],                          &[], 1),
             (".a.example",                       &[],                          &[], 1),
             ("*.a.example",                      &[],                          &[], 1),
             ("https://a.example/",               &[],                          &[], 1),

@@ -58,9 +58,6 @@ fn read_rule(
     let regions = table.list("regions", |value| value.word());
     let resolve = table.list("resolve", Value::located_text);
     let ports = table.list("ports", |value| value.integer(1..=u16::MAX));
-    if ports.is_some() && allow.is_none() {
-        table.wrong("ports belong to a rule that allows", Some("take ports out, or add allow".to_owned()));
-    }
     let source = read_source(table, origin);
     Some(PackRule {
         id: id?,
@@ -165,7 +162,6 @@ mod tests {
             "3: unknown key \"port\" in [[rules]]",
             "4: [[rules]] needs \"reason\"",
             "4: the rule says nothing: it neither blocks nor allows",
-            "4: ports belong to a rule that allows",
             "5: \"id\" is \"a b\", which cannot be a name here",
             "6: an entry of \"ports\" is 0; it must be from 1 to 65535",
         ]);

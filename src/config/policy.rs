@@ -1,0 +1,90 @@
+//! `[organization]`, `[policy]`, and the NAT64 prefixes of `[firewall]`: what holds for every client.
+
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{builtin::DEFAULT_PACKS, library::Library};
+use crate::{
+    document::{Table, Value},
+    policy::{
+        Action, Mode,
+        plan::{Defaults, Organization},
+    },
+    problem::Located,
+};
+
+pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+
+pub(super) const ACTIONS: [(&str, Action); 5] = [
+    ("nxdomain", Action::Nxdomain),
+    ("nodata", Action::Nodata),
+    ("refused", Action::Refused),
+    ("sinkhole", Action::Sinkhole),
+    ("drop", Action::Drop),
+];
+
+/// TTL of refusals where nobody says otherwise, in seconds.
+const BLOCK_TTL: u32 = 60;
+
+/// Longest TTL of a refusal: longer, and clients would not notice an exception the same day.
+const MAX_BLOCK_TTL: Duration = Duration::from_hours(24);
+
+pub(super) fn read_organization(root: &mut Table<'_>) -> Organization {
+    let organization = root.table("organization", |table| {
+        table.not_in_this_version(&["addresses"]);
+        Organization {
+            name: table.take("name", Value::line),
+            contact: table.take("contact", Value::line),
+            ingress: table.list("ingress", Value::located_text).unwrap_or_default(),
+            ingress_whole_domain: table.take("ingress-whole-domain", Value::boolean).unwrap_or_default(),
+        }
+    });
+    organization.unwrap_or_default()
+}
+
+pub(super) fn read_defaults(root: &mut Table<'_>, library: &mut Library) -> Defaults {
+    let place = root.place();
+    let mut packs = DEFAULT_PACKS.map(|name| Located { value: name.to_owned(), place: place.clone() }).to_vec();
+    let defaults = root.table("policy", |table| {
+        table.not_in_this_version(&["unknown-on-ingress"]);
+        super::set(&mut packs, table.list("packs", Value::located_text));
+        let action = table.take("action", |value| Some(value.locate(value.keyword(&ACTIONS)?)));
+        Defaults {
+            packs: Vec::new(),
+            mode: table.take("mode", |value| value.keyword(&MODES)).unwrap_or_default(),
+            action: action.as_ref().map(|action| action.value).unwrap_or_default(),
+            action_place: action.map(|action| action.place),
+            allow: table.list("allow", Value::located_text).unwrap_or_default(),
+            block: table.list("block", Value::located_text).unwrap_or_default(),
+            sinkhole: table.list("sinkhole", Value::parsed).unwrap_or_default(),
+            block_ttl: table.take("block-ttl", read_ttl).unwrap_or(BLOCK_TTL),
+            strip_ech: table.take("strip-ech", Value::boolean).unwrap_or_default(),
+        }
+    });
+    let defaults = defaults.unwrap_or_else(|| Defaults { block_ttl: BLOCK_TTL, ..Defaults::default() });
+    Defaults { packs: library.select(&packs), ..defaults }
+}
+
+fn read_ttl(value: &Value<'_>) -> Option<u32> {
+    let ttl = value.duration(Duration::from_secs(1)..=MAX_BLOCK_TTL)?;
+    u32::try_from(ttl.as_secs()).ok()
+}
+
+pub(super) fn read_nat64(root: &mut Table<'_>) -> Vec<Located<Ipv6Net>> {
+    let prefixes = root.table("firewall", |table| {
+        table.not_in_this_version(&["mode", "strict", "lan", "exempt", "static", "ntp", "remember", "on-stop"]);
+        table.list("nat64", read_prefix)
+    });
+    prefixes.flatten().unwrap_or_default()
+}
+
+fn read_prefix(value: &Value<'_>) -> Option<Located<Ipv6Net>> {
+    match value.network()?.value {
+        IpNet::V6(prefix) => Some(value.locate(prefix)),
+        IpNet::V4(network) => {
+            let hint = "it is an IPv6 prefix, such as 2001:db8:64::/96 (RFC 6052)".to_owned();
+            value.wrong(format!("{network} is no NAT64 prefix"), Some(hint))
+        }
+    }
+}
