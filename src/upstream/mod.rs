@@ -1,22 +1,68 @@
 //! Asks other resolvers: a pool of servers with health, order, retry, and one query per question in flight.
+//!
+//! | file | does |
+//! |---|---|
+//! | `options` | whom to ask |
+//! | `roster` | which servers serve which names; follows resolv.conf |
+//! | `race` | one question, several servers |
+//! | `server` | one server: transport, EDNS, bounds, probes |
+//! | `health`, `vitals` | what is thought of it |
+//! | `udp`, `tcp` | sockets |
+//! | `canary`, `own` | loops |
+//! | `system` | resolv.conf |
+//!
+//! Not here: answers are neither judged nor cached, aliases not followed, signatures not checked. Both transports are
+//! our own, on bytes: hickory's decode and encode every message, drop replies they cannot decode, open a UDP socket
+//! per question, and take 32 questions on a connection.
 
+mod canary;
+mod context;
+mod health;
 mod options;
+mod own;
+mod race;
+mod roster;
+mod server;
+mod system;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+mod vitals;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use futures_util::{FutureExt, future::Shared};
 use thiserror::Error;
+use tokio::sync::{Semaphore, oneshot};
 
 pub use options::{InvalidServer, Options, Server, Zone};
 
+use self::{canary::Canaries, context::Context, race::race, roster::Roster};
 pub use crate::wire::query::Query;
 use crate::{
     metrics::Metrics,
     name::{DomainName, NameRef},
 };
 
+/// Questions in flight, in all.
+const PLACES: usize = 10_000;
+
 /// Whom we ask. Shared by everybody who asks; dropping the last one ends what it started.
 #[derive(Debug)]
-pub struct Upstream {}
+pub struct Upstream {
+    roster: Arc<Roster>,
+    canaries: Arc<Canaries>,
+    in_flight: Board,
+    places: Arc<Semaphore>,
+    context: Arc<Context>,
+}
 
 /// What a server said, byte for byte. Its id is the one we sent, so the client's has to be put in; QR, opcode
 /// and the whole question have been compared with what we asked (the case of the name aside).
@@ -107,8 +153,11 @@ impl Upstream {
     ///
     /// # Errors
     /// [`StartError::OwnAddress`].
-    pub fn start(_options: &Options, _surroundings: Surroundings, _metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        Ok(Self {})
+    pub fn start(options: &Options, surroundings: Surroundings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let context = Arc::new(Context::new(metrics));
+        let canaries = Arc::new(Canaries::default());
+        let roster = Roster::start(options, surroundings, Arc::clone(&context), Arc::clone(&canaries))?;
+        Ok(Self { roster, canaries, in_flight: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), context })
     }
 
     /// Asks the servers responsible for the name. Takes at most 2.5 s, so that a client hears of a failure within 3 s.
@@ -116,26 +165,111 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Failure`]; its [`ede`](Failure::ede) and text belong into the SERVFAIL.
-    pub async fn ask(&self, _query: &Query) -> Result<Arc<Reply>, Failure> {
-        Err(Failure::NoServer)
+    pub async fn ask(&self, query: &Query) -> Result<Arc<Reply>, Failure> {
+        let flight = self.board(query)?;
+        // The task is gone without a word only when everything is stopped.
+        flight.await.unwrap_or(Err(Failure::Stopped))
     }
 
     /// Each server of each role.
     pub fn health(&self) -> Vec<ServerHealth> {
-        Vec::new()
+        self.roster.health()
     }
 
     /// Is this one of the names we are asking our servers for right now to find loops? Cheap.
     /// Such a question must not be passed on: tell [`canary_seen`](Self::canary_seen) and refuse it.
-    pub fn is_canary(&self, _name: NameRef<'_>) -> bool {
-        false
+    pub fn is_canary(&self, name: NameRef<'_>) -> bool {
+        self.canaries.is_out(name)
     }
 
     /// The canary came to our own door: the server it was sent through forwards to us.
-    pub fn canary_seen(&self, _name: NameRef<'_>) {}
+    pub fn canary_seen(&self, name: NameRef<'_>) {
+        self.canaries.seen(name);
+    }
 
     /// Ends every task; questions in flight fail with [`Failure::Stopped`].
-    pub async fn stop(&self) {}
+    pub async fn stop(&self) {
+        self.context.stopped.cancel();
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
+    }
+
+    /// Joins the equal question in flight, or starts a task that asks: it outlives whoever started it.
+    fn board(&self, query: &Query) -> Result<Flight, Failure> {
+        let metrics = &self.context.metrics;
+        let mut in_flight = locked(&self.in_flight);
+        if let Some(flight) = in_flight.get(query) {
+            metrics.upstream_merged.increment();
+            return Ok(flight.clone());
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            metrics.upstream_over_questions.increment();
+            return Err(Failure::Overloaded);
+        };
+        let servers = self.roster.servers_for(query.name.as_name());
+        let (landed, flight) = oneshot::channel();
+        let flight = flight.shared();
+        let query = Arc::new(query.clone());
+        in_flight.insert(Arc::clone(&query), flight.clone());
+        let departure = Departure { query, in_flight: Arc::clone(&self.in_flight) };
+        let metrics = Arc::clone(metrics);
+        self.context.spawn(async move {
+            let outcome = race(&servers, &departure.query).await.map(Arc::new);
+            if let Err(failure) = &outcome {
+                failure.count(&metrics);
+            }
+            // Off the board first: who comes now asks anew, or finds the reply in the cache.
+            drop(departure);
+            let _ = landed.send(outcome);
+            drop(place);
+        });
+        Ok(flight)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.context.stopped.cancel();
+    }
+}
+
+/// Everybody who asks an equal question waits for the same one of these.
+type Flight = Shared<oneshot::Receiver<Result<Arc<Reply>, Failure>>>;
+
+type Board = Arc<Mutex<HashMap<Arc<Query>, Flight>>>;
+
+/// Takes a question off the board, also when its task is stopped or panics.
+struct Departure {
+    query: Arc<Query>,
+    in_flight: Board,
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        locked(&self.in_flight).remove(&self.query);
+    }
+}
+
+/// Why one server gave no reply.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Miss {
+    /// Refused, no route, or the connection was lost.
+    Network,
+    /// Something came that was not the reply.
+    NearMiss,
+    /// FORMERR or NOTIMP without the question.
+    Bare,
+    /// A bound of ours.
+    Full,
+    /// The server is down, and enough questions hope for its return already.
+    Down,
+    /// The question has cost all the packets it may.
+    Spent,
+}
+
+/// Locks; a panic elsewhere leaves nothing half-done behind these locks.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Failure {
@@ -146,6 +280,17 @@ impl Failure {
             Self::Silent => 22,
             Self::Network => 23,
             Self::Overloaded | Self::Loop => 0,
+        }
+    }
+
+    fn count(self, metrics: &Metrics) {
+        match self {
+            Self::NoServer => metrics.upstream_failed_no_server.increment(),
+            Self::Silent => metrics.upstream_failed_silent.increment(),
+            Self::Network => metrics.upstream_failed_network.increment(),
+            Self::Loop => metrics.upstream_failed_loop.increment(),
+            // Counted where the bound is; and a stop is no failure.
+            Self::Overloaded | Self::Stopped => {}
         }
     }
 }

@@ -104,6 +104,19 @@ pub fn is_truncated(packet: &[u8]) -> bool {
     packet.get(2).is_some_and(|flags| flags & 0x02 != 0)
 }
 
+/// Marks a reply as cut: it was longer than the room for it.
+pub fn set_truncated(packet: &mut [u8]) {
+    if let Some(flags) = packet.get_mut(2) {
+        *flags |= 0x02;
+    }
+}
+
+/// Does nothing follow in the additional section, not even an OPT record? A server that knows EDNS answers with one
+/// (RFC 6891 section 6.1.1).
+pub fn is_without_edns(packet: &[u8]) -> bool {
+    packet.get(10..HEADER) == Some(&[0, 0])
+}
+
 /// The id.
 pub fn id(packet: &[u8]) -> Option<u16> {
     packet.first_chunk().map(|&bytes| u16::from_be_bytes(bytes))

@@ -1,0 +1,68 @@
+//! What everything in `upstream` shares: counters, the bound on sockets, and the tasks a stop ends.
+
+use std::{fs, sync::Arc};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::metrics::Metrics;
+
+/// Shared by all servers.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) metrics: Arc<Metrics>,
+    /// One permit for each socket towards a server.
+    pub(super) sockets: Arc<Semaphore>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopped: CancellationToken,
+}
+
+/// Most sockets towards servers, where the system allows more.
+const MAX_SOCKETS: usize = 8192;
+
+/// Fewest, so that a narrow limit still lets us work.
+const MIN_SOCKETS: usize = 16;
+
+impl Context {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            sockets: Arc::new(Semaphore::new(socket_bound(descriptors_left()))),
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+        }
+    }
+
+    /// Runs a task until it is done or everything is stopped.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopped = self.stopped.clone();
+        self.tasks.spawn(async move {
+            let _ = stopped.run_until_cancelled_owned(task).await;
+        });
+    }
+}
+
+/// A quarter of what is left: clients' connections, the store and files need the rest.
+fn socket_bound(descriptors_left: Option<usize>) -> usize {
+    descriptors_left.map_or(MAX_SOCKETS / 8, |left| (left / 4).clamp(MIN_SOCKETS, MAX_SOCKETS))
+}
+
+/// How many descriptors this process may still open, where the system tells.
+fn descriptors_left() -> Option<usize> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let open = fs::read_dir("/proc/self/fd").ok()?.count();
+    Some(usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(open))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_a_quarter_of_the_descriptors_left() {
+        for (left, bound) in [(Some(1000), 250), (Some(10), 16), (Some(usize::MAX), 8192), (None, 1024)] {
+            assert_eq!(socket_bound(left), bound, "{left:?}");
+        }
+    }
+}

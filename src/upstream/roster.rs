@@ -1,0 +1,197 @@
+//! Which servers serve which names. A server in two roles is one server with one health; it keeps what is known of
+//! it when resolv.conf changes and still names it.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{task::spawn_blocking, time::sleep};
+use tracing::{info, warn};
+
+use super::{
+    Options, Server as Kind, ServerHealth, StartError, Surroundings,
+    canary::{Canaries, watch},
+    context::Context,
+    locked,
+    own::OwnAddresses,
+    server::Server,
+    system::{self, NoServers},
+};
+use crate::name::{DomainName, NameRef};
+
+/// Everybody we may ask.
+#[derive(Debug)]
+pub(super) struct Roster {
+    default: Arc<Role>,
+    /// By zone, in wire form.
+    zones: HashMap<Box<[u8]>, Arc<Role>>,
+    roles: Vec<Arc<Role>>,
+    known: Mutex<HashMap<Kind, Weak<Server>>>,
+    surroundings: Surroundings,
+    context: Arc<Context>,
+    canaries: Arc<Canaries>,
+}
+
+/// The servers of one set of names.
+#[derive(Debug)]
+struct Role {
+    /// Empty for every name that no zone has.
+    zones: Vec<DomainName>,
+    configured: Vec<Kind>,
+    servers: ArcSwap<Vec<Arc<Server>>>,
+}
+
+/// How often resolv.conf is looked at. Reading the text itself is proof against every way of replacing a file, which
+/// watching it is not.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Roster {
+    /// Reads resolv.conf where it is wanted, and follows it from then on.
+    pub(super) fn start(
+        options: &Options,
+        surroundings: Surroundings,
+        context: Arc<Context>,
+        canaries: Arc<Canaries>,
+    ) -> Result<Arc<Self>, StartError> {
+        let role = |zones: &[DomainName], servers: &[Kind]| {
+            Arc::new(Role { zones: zones.into(), configured: servers.into(), servers: ArcSwap::default() })
+        };
+        let default = role(&[], &options.servers);
+        let mut roles = vec![Arc::clone(&default)];
+        let mut zones = HashMap::new();
+        for zone in &options.zones {
+            let role = role(&zone.zones, &zone.servers);
+            zones.extend(zone.zones.iter().map(|zone| (zone.as_wire().into(), Arc::clone(&role))));
+            roles.push(role);
+        }
+        let roster = Self { default, zones, roles, known: Mutex::default(), surroundings, context, canaries };
+        roster.refuse_ourselves()?;
+        let roster = Arc::new(roster);
+        if roster.follows_system() {
+            let system = told(&system::servers(&roster.surroundings));
+            roster.install(&system);
+            roster.context.spawn(follow(Arc::clone(&roster), system));
+        } else {
+            roster.install(&[]);
+        }
+        Ok(roster)
+    }
+
+    /// The servers for a name: those of its most specific zone, else the default ones; never both.
+    pub(super) fn servers_for(&self, name: NameRef<'_>) -> Arc<Vec<Arc<Server>>> {
+        let zone = name.suffixes().find_map(|suffix| self.zones.get(suffix.as_wire()));
+        let role = zone.or_else(|| self.zones.get(DomainName::root().as_wire())).unwrap_or(&self.default);
+        role.servers.load_full()
+    }
+
+    fn follows_system(&self) -> bool {
+        self.roles.iter().any(|role| role.configured.contains(&Kind::System))
+    }
+
+    pub(super) fn health(&self) -> Vec<ServerHealth> {
+        let of_role = |role: &Arc<Role>| {
+            let zones = role.zones.clone();
+            let servers = role.servers.load_full();
+            let health = move |server: &Arc<Server>| ServerHealth {
+                server: server.kind,
+                zones: zones.clone(),
+                state: server.vitals.state(),
+                round_trip: server.vitals.with(|health| health.round_trip()),
+            };
+            servers.iter().map(health).collect::<Vec<_>>()
+        };
+        self.roles.iter().flat_map(of_role).collect()
+    }
+
+    fn refuse_ourselves(&self) -> Result<(), StartError> {
+        let own = OwnAddresses::new(self.surroundings.own.clone());
+        for &server in self.roles.iter().flat_map(|role| &role.configured) {
+            if let Some(listen) = address(server).and_then(|address| own.which(address)) {
+                return Err(StartError::OwnAddress { server, listen });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts these servers where `system` is configured.
+    fn install(&self, system: &[SocketAddr]) {
+        let own = OwnAddresses::new(self.surroundings.own.clone());
+        let (ourselves, system): (Vec<SocketAddr>, Vec<_>) =
+            system.iter().partition(|server| own.which(**server).is_some());
+        for server in ourselves {
+            info!("{server} in {} is this daemon itself; left out", self.surroundings.resolv_conf.display());
+        }
+        for role in &self.roles {
+            let mut servers: Vec<Arc<Server>> = Vec::new();
+            for &configured in &role.configured {
+                let kinds = match configured {
+                    Kind::System => system.iter().copied().map(Kind::Udp).collect(),
+                    Kind::Udp(_) | Kind::Tcp(_) => vec![configured],
+                };
+                for kind in kinds {
+                    if servers.iter().all(|server| server.kind != kind) {
+                        servers.extend(self.server(kind, role));
+                    }
+                }
+            }
+            role.servers.store(Arc::new(servers));
+        }
+        locked(&self.known).retain(|_, server| server.strong_count() > 0);
+    }
+
+    /// The server as it is known, or a new one.
+    fn server(&self, kind: Kind, role: &Role) -> Option<Arc<Server>> {
+        let mut known = locked(&self.known);
+        if let Some(server) = known.get(&kind).and_then(Weak::upgrade) {
+            return Some(server);
+        }
+        let server = Server::new(kind, address(kind)?, Arc::clone(&self.context));
+        known.insert(kind, Arc::downgrade(&server));
+        let zone = role.zones.first().cloned();
+        self.context.spawn(watch(Arc::clone(&self.canaries), Arc::downgrade(&server), zone));
+        Some(server)
+    }
+}
+
+/// Looks at resolv.conf for as long as we run, and takes over what it names.
+async fn follow(roster: Arc<Roster>, mut installed: Vec<SocketAddr>) {
+    let mut missing = 0;
+    loop {
+        sleep(LOOK).await;
+        let surroundings = roster.surroundings.clone();
+        let Ok(found) = spawn_blocking(move || system::servers(&surroundings)).await else { return };
+        // Who writes the file anew may empty it first: that nothing is named is believed the second time.
+        missing = if found.is_err() { missing + 1 } else { 0 };
+        let servers = found.as_deref().unwrap_or_default();
+        if missing != 1 && installed != servers {
+            installed = told(&found);
+            roster.install(&installed);
+        }
+    }
+}
+
+/// The servers found, said once.
+fn told(found: &Result<Vec<SocketAddr>, NoServers>) -> Vec<SocketAddr> {
+    match found {
+        Ok(servers) => {
+            let names: Vec<_> = servers.iter().map(SocketAddr::to_string).collect();
+            info!("system servers: {}", names.join(", "));
+            servers.clone()
+        }
+        Err(error) => {
+            warn!("{error}; there is no system server to ask until it does");
+            Vec::new()
+        }
+    }
+}
+
+fn address(server: Kind) -> Option<SocketAddr> {
+    match server {
+        Kind::System => None,
+        Kind::Udp(address) | Kind::Tcp(address) => Some(address),
+    }
+}

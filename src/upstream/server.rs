@@ -1,0 +1,177 @@
+//! One server: how a question is put to it (UDP, TCP, without EDNS where it must be), how much it is given at a
+//! time, and the probes that tell a slow name from a dead server.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Miss, Query, Reply, Server as Kind, State, context::Context, locked, tcp::Connections, udp::Pool, vitals::Vitals,
+};
+use crate::{name::DomainName, wire::query};
+
+/// One server and everything kept for it. Roles share it.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) kind: Kind,
+    pub(super) vitals: Arc<Vitals>,
+    address: SocketAddr,
+    /// `None` for a server that is asked over TCP only.
+    udp: Option<Pool>,
+    tcp: Connections,
+    /// Until when it is asked without EDNS.
+    plain_until: Mutex<Option<Instant>>,
+    places: Semaphore,
+    hopes: Semaphore,
+    context: Arc<Context>,
+}
+
+/// How many packets one client's question may still cost, whatever the servers answer (RFC 5358, NXNS and the like).
+#[derive(Debug)]
+pub(super) struct Budget(AtomicU8);
+
+/// Questions at one server at a time.
+const PLACES: usize = 4096;
+
+/// The same while it is down: enough to notice its return by a live question.
+const HOPES: usize = 32;
+
+/// How long a server that does not know EDNS is asked without.
+const PLAIN: Duration = Duration::from_mins(15);
+
+/// How long a probe waits for its reply.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// The shortest and the longest pause between probes: with the probe itself at most 5 s from one to the next.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+
+/// NS, which every server can answer for the root, or refuse.
+const NS: u16 = 2;
+
+impl Budget {
+    pub(super) fn new(packets: u8) -> Self {
+        Self(AtomicU8::new(packets))
+    }
+
+    fn spend(&self) -> Result<(), Miss> {
+        let spent = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        spent.map(drop).map_err(|_| Miss::Spent)
+    }
+}
+
+impl Server {
+    pub(super) fn new(kind: Kind, address: SocketAddr, context: Arc<Context>) -> Arc<Self> {
+        let vitals = Arc::new(Vitals::new(kind, Arc::clone(&context.metrics)));
+        let udp = match kind {
+            Kind::Udp(_) | Kind::System => Some(Pool::new(address, Arc::clone(&vitals))),
+            Kind::Tcp(_) => None,
+        };
+        Arc::new(Self {
+            kind,
+            address,
+            udp,
+            tcp: Connections::new(address, Arc::clone(&vitals)),
+            vitals,
+            plain_until: Mutex::new(None),
+            places: Semaphore::new(PLACES),
+            hopes: Semaphore::new(HOPES),
+            context,
+        })
+    }
+
+    /// Asks, without an end of its own; nothing is sent once the budget is spent.
+    pub(super) async fn ask(self: &Arc<Self>, query: &Arc<Query>, budget: &Budget) -> Result<Reply, Miss> {
+        let _place = self.enter()?;
+        let outcome = self.ask_as_it_likes(query, budget).await;
+        if matches!(outcome, Err(Miss::Network | Miss::NearMiss | Miss::Bare)) && self.vitals.refused() {
+            self.probe();
+        }
+        outcome.map(|packet| Reply { packet: packet.into(), server: self.address })
+    }
+
+    /// It has not answered in time.
+    pub(super) fn is_late(self: &Arc<Self>) {
+        if self.vitals.late() {
+            self.probe();
+        }
+    }
+
+    fn enter(&self) -> Result<SemaphorePermit<'_>, Miss> {
+        if self.vitals.state() == State::Down {
+            return self.hopes.try_acquire().map_err(|_| Miss::Down);
+        }
+        self.places.try_acquire().map_err(|_| {
+            self.context.metrics.upstream_over_server.increment();
+            Miss::Full
+        })
+    }
+
+    /// With EDNS, and where the server does not know that, without.
+    async fn ask_as_it_likes(&self, query: &Arc<Query>, budget: &Budget) -> Result<Vec<u8>, Miss> {
+        if locked(&self.plain_until).is_some_and(|until| Instant::now() < until) {
+            return self.exchange(query, false, budget).await;
+        }
+        match self.exchange(query, true, budget).await {
+            Ok(packet) if refuses_edns(&packet) => {}
+            Err(Miss::Bare) => {}
+            outcome => return outcome,
+        }
+        self.context.metrics.upstream_plain_retries.increment();
+        let packet = self.exchange(query, false, budget).await?;
+        if !refuses_edns(&packet) {
+            *locked(&self.plain_until) = Some(Instant::now() + PLAIN);
+        }
+        Ok(packet)
+    }
+
+    /// Over UDP, and where that was cut or tampered with, over TCP.
+    async fn exchange(&self, query: &Arc<Query>, edns: bool, budget: &Budget) -> Result<Vec<u8>, Miss> {
+        budget.spend()?;
+        let Some(udp) = &self.udp else { return self.tcp.exchange(&self.context, query, edns).await };
+        match udp.exchange(&self.context, query, edns).await {
+            Ok(packet) if query::is_truncated(&packet) => self.context.metrics.upstream_tcp_truncated.increment(),
+            Err(Miss::NearMiss) => self.context.metrics.upstream_tcp_near_miss.increment(),
+            outcome => return outcome,
+        }
+        budget.spend()?;
+        self.tcp.exchange(&self.context, query, edns).await
+    }
+
+    /// Asks for the root's servers until there is a reply to anything; each silence takes the server further down.
+    fn probe(self: &Arc<Self>) {
+        self.context.spawn(probe(Arc::downgrade(self)));
+    }
+}
+
+/// Holds the server only while it asks, so that one that is no longer configured can go.
+async fn probe(server: Weak<Server>) {
+    let query = Arc::new(Query { name: DomainName::root(), qtype: NS, dnssec_ok: false, checking_disabled: false });
+    let (mut pause, longest) = PAUSE;
+    loop {
+        let Some(server) = server.upgrade() else { return };
+        if !matches!(server.vitals.state(), State::Suspect | State::Down) {
+            return;
+        }
+        let budget = Budget::new(2);
+        if !matches!(timeout(PROBE, server.exchange(&query, true, &budget)).await, Ok(Ok(_) | Err(Miss::Bare))) {
+            server.vitals.probe_failed();
+        }
+        drop(server);
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+fn refuses_edns(packet: &[u8]) -> bool {
+    matches!(query::rcode(packet), query::FORMERR | query::NOTIMP) && query::is_without_edns(packet)
+}
