@@ -26,7 +26,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When neither takes any more.
-pub fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit> {
+pub fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
     let loaded = config::load(common.config.as_deref(), Timestamp::now());
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     Ok(report(loaded, arguments.strict, common.json, &mut out, &mut err)?)
@@ -78,7 +78,8 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, policy: _, summary } = config;
+    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, client_networks: _, policy: _, summary } =
+        config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));

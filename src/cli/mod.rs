@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
-use crate::{config, control, problem::Problems};
+use crate::{config, control, daemon, gateway::Clock, problem::Problems};
 
 /// What the process tells its caller. The numbers are a promise to scripts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,7 +89,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let result = match &line.command {
         Command::Serve => serve::run(&line.common),
         Command::Check(arguments) => check::run(arguments, &line.common),
-        Command::Explain(arguments) => explain::run(arguments, &line.common),
+        Command::Explain(arguments) => explain(arguments, &line.common),
         Command::Attempts(arguments) => attempts::run(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
     };
@@ -103,6 +103,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     })
 }
 
+/// The policy as the files have it now, and the time as this state folder knows it.
+fn explain(arguments: &explain::Arguments, common: &Common) -> anyhow::Result<Exit> {
+    let config = load(common)?;
+    // Without a state folder no time was ever seen, so the clock is all there is.
+    let latest = state_dir(common).ok().and_then(|folder| daemon::latest_time(&folder));
+    let moment = Clock::new(latest).moment(Timestamp::now());
+    Ok(explain::run(arguments, &config.policy, moment, (common.json, &mut anstream::stdout().lock()))?)
+}
+
 /// Reads the configuration for a command that needs it whole, and prints what is wrong with it.
 fn load(common: &Common) -> anyhow::Result<config::Config> {
     let loaded = config::load(common.config.as_deref(), Timestamp::now());
@@ -110,12 +119,18 @@ fn load(common: &Common) -> anyhow::Result<config::Config> {
     loaded.outcome.ok_or_else(|| Invalid.into())
 }
 
-/// The control socket of the daemon that runs with this configuration.
+/// Where state is kept.
+fn state_dir(common: &Common) -> Result<PathBuf, config::NoStateFolder> {
+    config::state_dir(common.state_dir.as_deref(), |name| std::env::var_os(name))
+}
+
+/// The control socket of the daemon that runs with this configuration. Broken files do not hide it: the daemon may
+/// run with those of before.
 fn control_socket(common: &Common) -> anyhow::Result<PathBuf> {
-    let listen = load(common)?.listen;
-    match listen.socket {
+    let loaded = config::load(common.config.as_deref(), Timestamp::now());
+    match loaded.outcome.and_then(|config| config.listen.socket) {
         Some(path) => Ok(path),
-        None => Ok(config::state_dir(common.state_dir.as_deref())?.join("control")),
+        None => Ok(state_dir(common)?.join("control")),
     }
 }
 

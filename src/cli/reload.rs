@@ -14,7 +14,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
-    let socket = socket_whatever_the_files_say(common)?;
+    let socket = control_socket(common)?;
     let report = match control::send(&socket, &Request::Reload { accept: arguments.accept })? {
         Reply::Reload(report) => report,
         Reply::Flushed | Reply::Refused { .. } => bail!("the daemon answered something else"),
@@ -29,15 +29,6 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
         Outcome::Refused => Exit::Invalid,
         Outcome::Held => Exit::No,
     })
-}
-
-/// The daemon is asked even when the files are broken now: it says so itself, and what is still in force.
-fn socket_whatever_the_files_say(common: &Common) -> anyhow::Result<std::path::PathBuf> {
-    let loaded = crate::config::load(common.config.as_deref(), jiff::Timestamp::now());
-    match loaded.outcome.and_then(|config| config.listen.socket) {
-        Some(path) => Ok(path),
-        None => Ok(crate::config::state_dir(common.state_dir.as_deref())?.join("control")),
-    }
 }
 
 fn print(report: &ReloadReport) {

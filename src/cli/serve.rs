@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
-use super::{Common, Exit, Invalid, print_problems};
+use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
     daemon::{self, Setup},
@@ -21,7 +21,7 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     let mut loaded = config::load(common.config.as_deref(), Timestamp::now());
     print_problems(&loaded.problems);
     let config = loaded.outcome.take().ok_or(Invalid)?;
-    let state_dir = config::state_dir(common.state_dir.as_deref())?;
+    let state_dir = state_dir(common)?;
     let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(daemon::run(setup))?;

@@ -7,6 +7,7 @@ mod audit;
 mod builtin;
 mod cache;
 mod clients;
+mod compare;
 mod files;
 mod library;
 mod limits;
@@ -21,6 +22,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use self::{
@@ -76,8 +78,10 @@ pub struct Config {
     pub audit: crate::audit::Options,
     /// `[organization]`.
     pub organization: Organization,
+    /// Networks of all `[[clients]]`.
+    pub client_networks: Vec<IpNet>,
     /// What `[policy]`, `[[clients]]`, `[[exceptions]]` and the packs come to.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// The same in numbers and names, for people.
     pub summary: Summary,
 }
@@ -165,9 +169,18 @@ fn assemble(
         return None;
     }
     problems.append(found);
-    let summary = Summary::of(&plan);
-    let organization = plan.organization;
-    Some(Config { path, listen, upstream, cache, limits, audit, organization, policy: policy?, summary })
+    Some(Config {
+        path,
+        listen,
+        upstream,
+        cache,
+        limits,
+        audit,
+        client_networks: plan.groups.iter().flat_map(|group| &group.networks).map(|network| network.value).collect(),
+        policy: Arc::new(policy?),
+        summary: Summary::of(&plan),
+        organization: plan.organization,
+    })
 }
 
 /// Puts a value that was read in the place of a default.

@@ -58,6 +58,8 @@ pub struct Group {
     pub action: Action,
     /// Its packs, by name.
     pub packs: Vec<String>,
+    /// Own ingress names that replace the global ones.
+    pub ingress: Vec<String>,
 }
 
 /// A dated exception.
@@ -119,6 +121,7 @@ fn summary_of_group(group: &plan::Group, plan: &Plan) -> Group {
         mode: group.mode.unwrap_or(plan.defaults.mode),
         action: group.action.as_ref().map_or(plan.defaults.action, |action| action.value),
         packs: packs.iter().filter_map(|&number| plan.packs.get(number)).map(|pack| pack.name.value.clone()).collect(),
+        ingress: group.ingress.iter().flatten().map(|name| name.value.clone()).collect(),
     }
 }
 

@@ -146,12 +146,8 @@ async fn converse(mut stream: UnixStream, recorder: &Recorder, commands: &mpsc::
             }
         }
         Ok(Request::Flush) => {
-            let recorder = recorder.clone();
-            let flushed = tokio::task::spawn_blocking(move || recorder.flush()).await;
-            match flushed {
-                Ok(_) => say(&mut stream, &Reply::Flushed).await,
-                Err(_) => say(&mut stream, &refused("the record could not be written")).await,
-            }
+            recorder.flush().await;
+            say(&mut stream, &Reply::Flushed).await
         }
         Ok(Request::Follow) => relay(&mut stream, recorder).await,
         Err(error) => say(&mut stream, &refused(&format!("not a request: {error}"))).await,
@@ -171,7 +167,7 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
 async fn relay(stream: &mut UnixStream, recorder: &Recorder) -> io::Result<()> {
     let mut attempts = recorder.subscribe();
     while let Some(record) = attempts.next().await {
-        let mut line = record.to_json();
+        let mut line = serde_json::to_string(&*record)?;
         line.push('\n');
         timeout(PATIENCE, stream.write_all(line.as_bytes())).await??;
     }

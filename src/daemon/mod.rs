@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use state::{State, StateError};
+pub use state::{State, StateError, latest_time};
 
 use crate::{
     audit::Recorder,
@@ -129,7 +129,7 @@ fn start(
     let doors = Doors::open(&config.listen)?;
     let surroundings = Surroundings::new(doors.addresses().collect());
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
-    let access = Arc::new(Access::new(&config.limits, config.policy.client_networks(), Arc::clone(metrics)));
+    let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();

@@ -101,9 +101,9 @@ impl Reloader {
             Some(Arc::new(Upstream::start(&next.upstream, surroundings, Arc::clone(&self.metrics))?))
         };
         if next.audit != self.config.audit {
-            running.recorder.reconfigure(&next.audit).await?;
+            running.recorder.reconfigure(&next.audit, running.state.folder()).await?;
         }
-        running.gateway.access().replace(&next.limits, next.policy.client_networks());
+        running.gateway.access().replace(&next.limits, next.client_networks.iter().copied());
         running.gateway.replace(in_force_by(&next));
         if let Some(upstream) = upstream {
             let old = running.gateway.replace_upstream(upstream);

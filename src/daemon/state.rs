@@ -70,8 +70,7 @@ impl State {
 
     /// The latest time any daemon here has seen; none on the first start, or when what is kept is not a time.
     pub fn latest_time(&self) -> Option<Timestamp> {
-        let text = fs::read_to_string(self.folder.join(LATEST_TIME)).ok()?;
-        text.trim().parse().ok()
+        latest_time(&self.folder)
     }
 
     /// Keeps the latest time seen.
@@ -108,6 +107,12 @@ impl State {
         file.sync_data()?;
         fs::rename(beside, path)
     }
+}
+
+/// The same, for who only looks.
+pub fn latest_time(folder: &Path) -> Option<Timestamp> {
+    let text = fs::read_to_string(folder.join(LATEST_TIME)).ok()?;
+    text.trim().parse().ok()
 }
 
 fn holder(mut file: File) -> String {

@@ -332,8 +332,10 @@ impl Gateway {
         let ageing = Ageing { seconds: found.age, at_most: self.cache.max_ttl().min(left), stale: !found.fresh };
         let question = case.question;
         if policy.strip_ech() && found.answer.has_ech() && !question.dnssec_ok() {
-            let stripped = found.answer.without_ech(&asked_of(question));
-            reply::answer(question, &stripped, ageing, case.limit, reply);
+            match found.answer.without_ech(&asked_of(question)) {
+                Ok(stripped) => reply::answer(question, &stripped, ageing, case.limit, reply),
+                Err(error) => return self.fail(case, Trouble::Answer(error), note, reply),
+            }
         } else {
             reply::answer(question, &found.answer, ageing, case.limit, reply);
         }

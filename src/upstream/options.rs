@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::name::DomainName;
 
 /// `[upstream]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// Servers for every name outside the zones.
     pub servers: Vec<Server>,
@@ -20,7 +20,7 @@ pub struct Options {
 }
 
 /// One `[[upstream.zones]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Zone {
     /// Each stands for itself and all below.
     pub zones: Vec<DomainName>,
