@@ -3,6 +3,9 @@
 
 mod cursor;
 
+#[cfg(test)]
+mod testing;
+
 pub mod answer;
 pub mod proxy;
 pub mod question;

@@ -359,3 +359,6 @@ impl Reading<'_, '_> {
         self.body.push(record, Owner::AsRead, ttl, self.steps).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;
