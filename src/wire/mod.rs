@@ -4,7 +4,7 @@
 mod cursor;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub mod answer;
 pub mod proxy;
