@@ -210,6 +210,7 @@ fn read_client_subnet(value: &[u8]) -> Result<Option<IpAddr>, Malformed> {
 }
 
 #[cfg(test)]
+#[allow(clippy::type_complexity, clippy::cloned_ref_to_slice_refs, reason = "tables of columns that read alike")]
 mod tests {
     use hickory_proto::{
         op::{Edns as HickoryEdns, Message, OpCode, Query},
@@ -244,11 +245,11 @@ mod tests {
     fn responses_and_scraps_get_silence() {
         let packet = query("a.example", 1, &[]);
         for length in 0..12 {
-            assert_eq!(peeked(&packet[..length], |peeked| peeked == Peeked::Silence(Scrap::Short)), true);
+            assert!(peeked(&packet[..length], |peeked| peeked == Peeked::Silence(Scrap::Short)));
         }
         for flags in [0x8000, 0x8180, 0xf800, 0xffff] {
             let response = message(flags, ("a.example", 1), [&[], &[], &[]]);
-            assert_eq!(peeked(&response, |peeked| peeked == Peeked::Silence(Scrap::Response)), true, "{flags:04x}");
+            assert!(peeked(&response, |peeked| peeked == Peeked::Silence(Scrap::Response)), "{flags:04x}");
         }
     }
 

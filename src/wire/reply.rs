@@ -281,6 +281,7 @@ fn push_body(answer: &Answer, ageing: Ageing, out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
+#[allow(clippy::type_complexity, reason = "a table's type is its columns")]
 mod tests {
     use hickory_proto::{op::Message, rr::rdata::opt::EdnsCode};
     use proptest::prelude::*;
@@ -432,7 +433,7 @@ mod tests {
     #[test]
     fn a_fault_is_a_bare_header() {
         let packet = [0xab, 0xcd, 0x29, 0x3f, 0, 1, 0, 9, 0, 9, 0, 9];
-        let Peeked::Fault { header, rcode } = peek(&packet, &mut NameBuffer::new()).clone() else { panic!("no fault") };
+        let Peeked::Fault { header, rcode } = peek(&packet, &mut NameBuffer::new()) else { panic!("no fault") };
         let mut out = Vec::new();
         fault(header, rcode, &mut out);
         assert_eq!(out, [0xab, 0xcd, 0xa9, 0x94, 0, 0, 0, 0, 0, 0, 0, 0]);
