@@ -79,8 +79,14 @@ struct Bytes;
 struct CountEvictions(Arc<Metrics>);
 
 /// Bytes an entry costs beside its answer and its name: a slot in the table's slab, twice because the slab doubles, its
-/// place in the hash index, a remembered ghost, and what the allocator adds.
-const OVERHEAD: usize = 320;
+/// place in the hash index, and what the allocator adds.
+const OVERHEAD: usize = 256;
+
+/// Share of the usual number of entries whose hashes are remembered after they had to go.
+const GHOSTS: f64 = 0.25;
+
+/// The part of the size that ghosts may take, as a divisor: a slot each, of [`GHOSTS`] of all entries.
+const GHOST_PART: u64 = 16;
 
 /// Bytes an entry is thought to have when the table is laid out.
 const USUAL_ENTRY: u64 = 1024;
@@ -184,11 +190,226 @@ impl Cache {
 
 fn lay_out(size: u64, metrics: &Arc<Metrics>) -> Option<Table<Key, Kept, Bytes, RandomState, CountEvictions>> {
     let entries = usize::try_from(size / USUAL_ENTRY).unwrap_or(usize::MAX);
-    let options = OptionsBuilder::new().estimated_items_capacity(entries).weight_capacity(size).build().ok()?;
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(entries)
+        .ghost_allocation(GHOSTS)
+        .weight_capacity(size - size / GHOST_PART)
+        .build()
+        .ok()?;
     let table = Table::with_options(options, Bytes, RandomState::default(), CountEvictions(metrics.clone()));
     (size > 0).then_some(table)
 }
 
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        name::DomainName,
+        wire::{
+            CLASS_IN,
+            answer::Asked,
+            testing::{message, record, response},
+        },
+    };
+
+    const A: u16 = 1;
+
+    fn domain(text: &str) -> DomainName {
+        text.parse().unwrap()
+    }
+
+    fn key(name: &DomainName) -> KeyRef<'_> {
+        KeyRef { name: name.as_name(), qtype: A, dnssec_ok: false, checking_disabled: false }
+    }
+
+    fn read(packet: &[u8], text: &str) -> Arc<Answer> {
+        let name = domain(text);
+        let asked = Asked { name: name.as_name(), qtype: A, qclass: CLASS_IN, dnssec_ok: false };
+        Arc::new(Answer::read(packet, &asked).unwrap())
+    }
+
+    fn positive(text: &str, ttl: u32) -> Arc<Answer> {
+        read(&response(text, A, &[record(&[0xc0, 12], A, ttl, &[192, 0, 2, 1])], &[]), text)
+    }
+
+    fn negative(text: &str, ttl: u32) -> Arc<Answer> {
+        let data = [vec![0; 18], ttl.to_be_bytes().to_vec(), ttl.to_be_bytes().to_vec()].concat();
+        read(&message(0x8183, (text, A), [&[], &[record(&[0], 6, ttl, &data[..22])], &[]]), text)
+    }
+
+    fn cache(options: Options) -> Cache {
+        Cache::new(&options, Arc::default())
+    }
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
+        let cache = cache(Options { serve_stale: Duration::from_secs(100), ..Options::default() });
+        let (a, start) = (domain("a.example"), Instant::now());
+        cache.insert(&key(&a), positive("a.example", 60), start);
+        let state = |seconds| cache.find(&key(&a), after(start, seconds)).map(|found| (found.age, found.fresh));
+        #[rustfmt::skip]
+        let cases = [
+            (0, Some((0, true))), (59, Some((59, true))), (60, Some((60, false))), (159, Some((159, false))),
+            (160, None), (1 << 40, None),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(state(seconds), expected, "after {seconds} s");
+        }
+        let before = start.checked_sub(Duration::from_secs(1)).map(|early| cache.find(&key(&a), early).unwrap().age);
+        assert_eq!(before.unwrap_or(0), 0);
+        assert_eq!((cache.metrics.cache_hits.value(), cache.metrics.cache_misses.value()), (3, 4));
+    }
+
+    #[test]
+    fn every_part_of_the_key_tells_answers_apart() {
+        let cache = cache(Options::default());
+        let (a, b, start) = (domain("a.example"), domain("b.example"), Instant::now());
+        cache.insert(&key(&a), positive("a.example", 60), start);
+        let plain = key(&a);
+        #[rustfmt::skip]
+        let others = [
+            KeyRef { name: b.as_name(), ..plain },
+            KeyRef { qtype: 28, ..plain },
+            KeyRef { dnssec_ok: true, ..plain },
+            KeyRef { checking_disabled: true, ..plain },
+        ];
+        assert!(cache.find(&plain, start).is_some());
+        for other in others {
+            assert!(cache.find(&other, start).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn ttls_are_kept_within_their_bounds() {
+        let options = Options {
+            min_ttl: Duration::from_secs(10),
+            max_ttl: Duration::from_secs(100),
+            max_negative_ttl: Duration::from_secs(50),
+            serve_stale: Duration::ZERO,
+            ..Options::default()
+        };
+        #[rustfmt::skip]
+        let cases = [
+            (positive("a.example", 5),    Some(10)),
+            (positive("a.example", 60),   Some(60)),
+            (positive("a.example", 600),  Some(100)),
+            (positive("a.example", 0),    None),
+            (negative("a.example", 5),    Some(5)),
+            (negative("a.example", 600),  Some(50)),
+            (negative("a.example", 0),    None),
+        ];
+        let a = domain("a.example");
+        for (answer, lifetime) in cases {
+            let (cache, start) = (cache(options.clone()), Instant::now());
+            cache.insert(&key(&a), answer.clone(), start);
+            assert_eq!(cache.len(), usize::from(lifetime.is_some()), "{answer:?}");
+            let is_found = |seconds| cache.find(&key(&a), after(start, seconds)).is_some();
+            let ends = lifetime.map(|seconds| (is_found(seconds - 1), is_found(seconds)));
+            assert_eq!(ends.unwrap_or((true, false)), (true, false), "{answer:?}");
+        }
+        assert_eq!(cache(options).max_ttl(), 100);
+    }
+
+    #[test]
+    fn what_may_not_be_kept_is_not() {
+        let nothing = &[][..];
+        let answers = [record(&[0xc0, 12], A, 60, &[1; 4])];
+        #[rustfmt::skip]
+        let cases = [
+            ("SERVFAIL",             message(0x8182, ("a.example", A), [nothing, nothing, nothing])),
+            ("REFUSED, with data",   message(0x8185, ("a.example", A), [&answers, nothing, nothing])),
+            ("truncated",            message(0x8380, ("a.example", A), [&answers, nothing, nothing])),
+            ("negative, no SOA",     message(0x8183, ("a.example", A), [nothing, nothing, nothing])),
+        ];
+        let (cache, a) = (cache(Options::default()), domain("a.example"));
+        for (what, packet) in cases {
+            cache.insert(&key(&a), read(&packet, "a.example"), Instant::now());
+            assert!(cache.is_empty(), "{what}");
+        }
+        let none = super::Cache::new(&Options { size: 0, ..Options::default() }, Arc::default());
+        none.insert(&key(&a), positive("a.example", 60), Instant::now());
+        assert!(none.find(&key(&a), Instant::now()).is_none() && none.size() == 0);
+    }
+
+    #[test]
+    fn a_newer_answer_takes_the_place_of_an_older_one() {
+        let (cache, a, start) = (cache(Options::default()), domain("a.example"), Instant::now());
+        cache.insert(&key(&a), positive("a.example", 60), start);
+        cache.insert(&key(&a), negative("a.example", 60), after(start, 10));
+        let found = cache.find(&key(&a), after(start, 11)).unwrap();
+        assert_eq!((found.answer.is_negative(), found.age, cache.len()), (true, 1, 1));
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_more_memory_than_allowed() {
+        for (size, extra) in [(64 << 10, 0), (1 << 20, 0), (4 << 20, 0), (4 << 20, 3000)] {
+            let cache = cache(Options { size, ..Options::default() });
+            let count = 3 * size / u64::try_from(OVERHEAD + extra).unwrap();
+            for index in 0..count {
+                let text = format!("n{index}.example");
+                let filler = record(&[0xc0, 12], A, 60, &[1; 4]);
+                let answers = vec![filler; 1 + extra / 32];
+                cache.insert(&key(&domain(&text)), read(&response(&text, A, &answers, &[]), &text), Instant::now());
+            }
+            let table = cache.answers.as_ref().unwrap();
+            let heap: usize = table.iter().map(|(key, kept)| key.memory() + 16 + kept.answer.memory() + 16).sum();
+            // The slab may have doubled just now, so its slots count twice.
+            let whole = u64::try_from(heap + 2 * table.memory_used().total()).unwrap();
+            assert!(cache.size() <= size && whole <= size, "{whole} bytes in {size}, counted as {}", cache.size());
+            assert!(cache.size() > size / 2, "only {} of {size} bytes are used", cache.size());
+            let evicted = cache.metrics.cache_evictions.value();
+            assert_eq!(evicted + u64::try_from(cache.len()).unwrap(), count, "each is kept or counted");
+        }
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_cache_is_turned_away() {
+        let cache = cache(Options { size: 4096, ..Options::default() });
+        let answers = vec![record(&[0xc0, 12], A, 60, &[1; 4]); 500];
+        let a = domain("a.example");
+        cache.insert(&key(&a), read(&response("a.example", A, &answers, &[]), "a.example"), Instant::now());
+        assert!(cache.is_empty() && cache.size() == 0);
+    }
+
+    #[test]
+    fn a_failure_is_remembered_for_a_moment_and_apart_from_answers() {
+        let (cache, a, start) = (cache(Options::default()), domain("a.example"), Instant::now());
+        let failure = Failure { rcode: Rcode::SERVFAIL, error: Some(22) };
+        cache.insert_failure(&key(&a), failure, start);
+        let kept = FAILURE_KEPT.as_secs();
+        assert_eq!(cache.find_failure(&key(&a), after(start, kept - 1)), Some(failure));
+        assert_eq!(cache.find_failure(&key(&a), after(start, kept)), None);
+        let other = KeyRef { dnssec_ok: true, ..key(&a) };
+        assert_eq!(cache.find_failure(&other, start), None);
+        assert!(cache.find(&key(&a), start).is_none());
+    }
+
+    #[test]
+    fn failures_are_bounded() {
+        let (cache, start) = (cache(Options::default()), Instant::now());
+        let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
+        for index in 0..2 * MAX_FAILURES {
+            cache.insert_failure(&key(&domain(&format!("n{index}.example"))), failure, start);
+        }
+        assert!(cache.failures.len() <= MAX_FAILURES && cache.failures.len() > MAX_FAILURES / 2);
+    }
+
+    #[test]
+    fn keys_hash_alike_borrowed_and_owned() {
+        let state = RandomState::default();
+        let names = ["a.example", ".", "a.b.c.d.e.example"].map(domain);
+        for name in &names {
+            let borrowed = KeyRef { name: name.as_name(), qtype: 28, dnssec_ok: true, checking_disabled: false };
+            use std::hash::BuildHasher as _;
+            assert_eq!(state.hash_one(borrowed), state.hash_one(Key::from(&borrowed)));
+        }
+    }
 }

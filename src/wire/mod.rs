@@ -3,6 +3,9 @@
 
 mod cursor;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub mod answer;
 pub mod proxy;
 pub mod query;

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::cursor::{Cursor, Malformed};
 
-/// Longest header that is read, in bytes: the specification's advice for a receiver without a use for long TLVs.
+/// Longest header that is read, in bytes: what the smallest TCP segment holds that every host must take.
 pub const MAX_LENGTH: usize = 536;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -17,7 +17,7 @@ use thiserror::Error;
 use self::{
     body::{Body, Owner},
     chain::{Chain, Link},
-    packet::{Packet, Record, Steps, is_name, read_name},
+    packet::{KeptError, Packet, Record, Steps, is_name, read_name},
 };
 use super::{HEADER, Rcode, reply::ExtendedError, rtype};
 use crate::name::{DomainName, NameRef};
@@ -75,15 +75,17 @@ pub struct Answer {
     ttl_places: Box<[u16]>,
     aliases: Box<[DomainName]>,
     addresses: Box<[IpAddr]>,
-    errors: Box<[(u16, Box<[u8]>)]>,
+    errors: Box<[KeptError]>,
 }
 
 impl Answer {
     /// Reads an upstream's packet that has been matched to its query by id and address.
     ///
     /// A DNAME counts by the name it makes of the asked one. Where the server made no CNAME of it, one is made here
-    /// (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the DNAME says, both are aliases.
-    /// Of several CNAMEs of one name the first counts. Of a truncated packet nothing is used but its header.
+    /// (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the DNAME says, both are aliases. One that
+    /// would make too long a name ends the chain and is left behind.
+    ///
+    /// Owners are written as pointers to the question or to the alias before, and so take its letters' case. Of several CNAMEs of one name the first counts. Of a truncated packet nothing is used but its header.
     ///
     /// # Errors
     /// [`BadAnswer`] says why it may not be passed on.
@@ -160,8 +162,7 @@ impl Answer {
         const ALLOCATION: usize = 16;
         let aliases: usize =
             self.aliases.iter().map(|name| size_of::<DomainName>() + name.as_wire().len() + ALLOCATION).sum();
-        let errors: usize =
-            self.errors.iter().map(|(_, text)| size_of::<(u16, Box<[u8]>)>() + text.len() + ALLOCATION).sum();
+        let errors: usize = self.errors.iter().map(|(_, text)| size_of::<KeptError>() + text.len() + ALLOCATION).sum();
         let flat = self.body.len() + size_of_val(&*self.ttl_places) + size_of_val(&*self.addresses);
         size_of::<Self>() + flat + aliases + errors + 6 * ALLOCATION
     }
@@ -324,7 +325,10 @@ impl Reading<'_, '_> {
         let mut found = false;
         for record in packet.answers.iter().filter(|record| record.class == self.asked.qclass) {
             self.steps.spend()?;
-            if is_wanted(packet, record) && is_name(packet.bytes, record.owner, name, self.steps)? {
+            if record.holds_data()
+                && is_wanted(packet, record)
+                && is_name(packet.bytes, record.owner, name, self.steps)?
+            {
                 self.push_answer(record, owner)?;
                 found = true;
             }
@@ -359,3 +363,6 @@ impl Reading<'_, '_> {
         self.body.push(record, Owner::AsRead, ttl, self.steps).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,9 @@ const MAX_OPTIONS: usize = 64;
 const MAX_ERRORS: usize = 4;
 const MAX_TEXT: usize = 256;
 
+/// An extended error: its code and text.
+pub(super) type KeptError = (u16, Box<[u8]>);
+
 /// What reading may still cost.
 #[derive(Debug)]
 pub(super) struct Steps(u32);
@@ -46,7 +49,7 @@ pub(super) struct Packet<'p> {
     pub(super) truncated: bool,
     pub(super) answers: Vec<Record>,
     pub(super) authorities: Vec<Record>,
-    pub(super) errors: Vec<(u16, Box<[u8]>)>,
+    pub(super) errors: Vec<KeptError>,
 }
 
 /// The labels of a name, each with its offset in the packet. Pointers are followed backwards only.
@@ -159,6 +162,11 @@ impl<'p> Packet<'p> {
 }
 
 impl Record {
+    /// Is the type one of data, not of messages or questions (RFC 6895 section 3.1)?
+    pub(super) fn holds_data(&self) -> bool {
+        self.rtype != rtype::OPT && !(128..=255).contains(&self.rtype)
+    }
+
     /// The TTL field as it stands in the packet.
     fn wire_ttl(&self, bytes: &[u8]) -> [u8; 4] {
         let front = self.data.checked_sub(6).and_then(|at| bytes.get(at..)).and_then(<[u8]>::first_chunk);
@@ -183,7 +191,7 @@ fn read_records(cursor: &mut Cursor<'_>, count: u16, steps: &mut Steps) -> Resul
     Ok(records)
 }
 
-fn read_errors(options: &[u8]) -> Result<Vec<(u16, Box<[u8]>)>, Malformed> {
+fn read_errors(options: &[u8]) -> Result<Vec<KeptError>, Malformed> {
     const EXTENDED_ERROR: u16 = 15;
     let mut cursor = Cursor::new(options, 0);
     let mut errors = Vec::new();

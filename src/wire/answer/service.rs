@@ -49,7 +49,7 @@ impl<'p> Service<'p> {
 
     fn note(&mut self, key: u16, value: &[u8]) -> Result<(), Malformed> {
         match key {
-            MANDATORY if value.is_empty() || value.len() % 2 != 0 => Err(Malformed),
+            MANDATORY if value.is_empty() || !value.len().is_multiple_of(2) => Err(Malformed),
             IPV4_HINT => self.add_hints(value, |bytes: [u8; 4]| Ipv4Addr::from(bytes).into()),
             IPV6_HINT => self.add_hints(value, |bytes: [u8; 16]| Ipv6Addr::from(bytes).into()),
             ECH => {
