@@ -291,7 +291,8 @@ fn caught_ingress(policy: &Policy, problems: &mut Problems) {
             let Some(record) = table.record_of(&found) else { continue };
             let Some(pattern) = record.pattern() else { continue };
             let rule = &policy.rule(found.rule.0).label;
-            let message = format!("pattern {pattern} of {rule} would catch the own ingress {}", own.name);
+            let clients = scope.name.as_deref().map_or(String::new(), |name| format!(" of group {name:?}"));
+            let message = format!("pattern {pattern} of {rule} would catch the own ingress {}{clients}", own.name);
             problems.push(at_origin(table.origin(&record), Severity::Error, message).hint(hint));
         }
     }

@@ -257,7 +257,7 @@ impl Recorder<'_> {
         for walked in &mut self.walk {
             // Stable: aliases and addresses stay in the order in which they were looked at.
             if walked.step != Step::Answer {
-                walked.candidates.sort_by(|one, other| other.found.cmp(&one.found));
+                walked.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.found));
             }
         }
         self.walk

@@ -105,6 +105,9 @@ impl Table {
         let flags = pattern.shape as u8 | if entry.allows { FLAG_ALLOWS } else { 0 };
         let path = Path::new(hashing, wire);
         if pattern.shape == Shape::Middle {
+            if self.has_starred(flags, &path, wire, entry.rule) {
+                return true;
+            }
             let Some(offset) = self.append(flags, wire, entry) else { return false };
             self.stars.get_or_insert_default().insert(hashing, &self.arena, &path, offset);
             self.patterns += 1;
@@ -216,6 +219,16 @@ impl Table {
         self.index.iter_hash(hash).any(|&offset| {
             self.named(offset, wire).is_some_and(|old| old.flags & !FLAG_LISTED == flags && old.rule == rule)
         })
+    }
+
+    fn has_starred(&self, flags: u8, path: &Path<'_>, wire: &[u8], rule: RuleId) -> bool {
+        let mut found = false;
+        let mut compare = |offset| {
+            let old = self.named(offset, wire);
+            found |= old.is_some_and(|old| old.flags & !FLAG_LISTED == flags && old.rule == rule);
+        };
+        self.stars.iter().for_each(|stars| stars.visit(&self.arena, path, &mut compare));
+        found
     }
 
     fn index_record(&mut self, hashing: &Hashing, hash: u64, flags: u8, wire: &[u8], entry: Entry<'_>) -> bool {

@@ -358,7 +358,7 @@ fn what_contradicts_itself_is_found_with_place_and_hint() {
         (|p| p.groups[0].ingress = Some(all(&["x.ngrok.io"])),           &["lies under ngrok.io"]),
         (|p| p.defaults.block.push(at(".acme.com")),       &["error: pattern .acme.com of policy.block would catch the own ingress connect.acme.com"]),
         (|p| p.packs[1].rules[0].block.push(at("connect.*.com")), &["pattern connect.*.com of bypass/canary would catch"]),
-        (|p| p.groups[1].block = Some(all(&["*.other.example"])), &["clients.other.block would catch the own ingress in.other.example"]),
+        (|p| p.groups[1].block = Some(all(&["*.other.example"])), &["clients.other.block would catch the own ingress in.other.example of group \"other\""]),
         (|p| p.defaults.block.push(at("eu.connect.acme.com")), &["warning: pattern eu.connect.acme.com lies below the own ingress"]),
         (|p| p.exceptions[1].until = at("past").map(|_| now().time), &["warning: the exception for vendor.bad.example has ended"]),
         (|p| p.exceptions[1].name = at("fine.example"),    &["warning: the exception for fine.example opens what no pattern blocks"]),
@@ -399,7 +399,7 @@ fn what_is_sound_raises_nothing() {
         |p| (p.organization.ingress, p.organization.ingress_whole_domain) = (all(&["acme.co.uk"]), true),
         |p| (p.defaults.action, p.defaults.sinkhole) = (Action::Sinkhole, vec!["192.0.2.1".parse().unwrap()]),
         // A more specific allow keeps the pattern off the own ingress.
-        |p| p.defaults.block.push(at("*.acme.com")),
+        |p| (p.defaults.block.push(at("*.acme.com")), p.groups[3].allow = None).0,
         |p| p.exceptions[1].name = at("*.example"),
         |p| p.nat64.push(at("x").map(|_| "2001:db8::/32".parse().unwrap())),
     ];
@@ -446,8 +446,10 @@ fn many_names_and_groups_stay_small_and_are_found_with_their_line() {
         let network = format!("172.{}.{}.0/24", 16 + number / 256, number % 256);
         Group { mode: Some(Mode::Observe), ..group_of(&format!("g{number}"), &[&network]) }
     }));
+    // The same pattern of the same rule counts once, with a star too.
+    plan.packs[1].rules[0].block.extend(all(&["use-application-dns.net", "x.*.y.example", "x.*.y.example"]));
     let policy = compiled(&plan);
-    assert_eq!(policy.summary().packs[1].patterns, 100_003);
+    assert_eq!(policy.summary().packs[1].patterns, 100_004);
     // Groups that replace no list have no table of their own.
     assert!(policy.tables.len() < 8, "{}", policy.tables.len());
     assert_eq!(asked(&policy, "172.23.1.9", "host77777.list-594.example", now()), "observe nxdomain bypass/canary");

@@ -42,7 +42,8 @@ pub struct Reason {
     pub rule: RuleId,
     /// What it matched.
     pub evidence: Evidence,
-    /// How a refusal is answered; NODATA already put in for NXDOMAIN where an allowed name lies below.
+    /// How a refusal is answered. For the question's own name NODATA is already put in for NXDOMAIN where an allowed
+    /// name lies below; for what an answer held it is the group's action, and `Policy::action_at` does the same.
     pub action: Action,
 }
 
