@@ -132,7 +132,7 @@ fn record(audit: &crate::audit::Options) -> Vec<String> {
         Store::File(path) => {
             let hours = audit.keep.as_secs() / 3600;
             let place = if path.is_absolute() { "" } else { " in the state folder" };
-            let kept = if hours % 24 == 0 { format!("{} days", hours / 24) } else { format!("{hours} hours") };
+            let kept = if hours.is_multiple_of(24) { format!("{} days", hours / 24) } else { format!("{hours} hours") };
             Some(format!("{}{place}, for {kept}, up to {} MiB", path.display(), audit.max_size >> 20))
         }
     };

@@ -301,6 +301,14 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
 }
 
 #[test]
+fn a_file_saved_on_windows_is_read_and_its_places_are_right() {
+    let scene = Scene::new("\u{feff}[policy]\r\nmode = 'observe'\r\n");
+    assert_eq!(scene.config().summary.mode, Mode::Observe);
+    scene.file("w.toml", "\u{feff}[policy]\r\nmode = 'x'\r\n");
+    assert_eq!(scene.problems(), ["w.toml:2:8 \"mode\" cannot be \"x\" | it can be \"enforce\", \"observe\""]);
+}
+
+#[test]
 fn ten_different_errors_in_two_files_are_told_at_once_in_order() {
     let scene = Scene::new(
         r#"
