@@ -60,7 +60,7 @@ fn uncovered(config: &Config) -> Problems {
         problems.push(Problem { severity: Severity::Warning, place: None, message, hint });
     };
     let only_here = config.listen.dns.iter().all(|address| address.ip().is_loopback());
-    let groups = !config.summary.groups.is_empty();
+    let groups = !config.outline.groups.is_empty();
     if only_here && groups {
         warn("there are client groups, but only this machine can ask", "add an address of the network to [listen] dns");
     }
@@ -70,7 +70,7 @@ fn uncovered(config: &Config) -> Problems {
     if config.audit.store == Store::Off && config.audit.sinks.is_empty() {
         warn("attempts are recorded nowhere", "set [audit] store, or add a sink");
     }
-    if config.summary.packs.is_empty() && config.summary.packs_of_groups.is_empty() && config.summary.local_rules == 0 {
+    if config.outline.packs.is_empty() && config.outline.packs_of_groups.is_empty() && config.outline.local_rules == 0 {
         warn("nothing is refused: there is neither a pack nor a local rule", "name packs under [policy]");
     }
     problems
@@ -78,7 +78,7 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, policy: _, summary } = config;
+    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, policy: _, outline } = config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));
@@ -87,23 +87,23 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     if !owner.is_empty() {
         lines.push(("for", owner.join(", ")));
     }
-    let ingress = match summary.ingress.as_slice() {
+    let ingress = match outline.ingress.as_slice() {
         [] => "none: every ngrok ingress is refused".to_owned(),
         names => names.join(", "),
     };
     lines.push(("ingress", ingress));
-    lines.push(("mode", format!("{}, {}", word(&summary.mode), word(&summary.action))));
-    lines.extend(summary.packs.iter().map(|pack| ("pack", pack_line(pack, ""))));
-    lines.extend(summary.packs_of_groups.iter().map(|pack| ("pack", pack_line(pack, ", for groups only"))));
-    if summary.local_rules > 0 {
-        lines.push(("local", counted(summary.local_rules, "pattern")));
+    lines.push(("mode", format!("{}, {}", word(&outline.mode), word(&outline.action))));
+    lines.extend(outline.packs.iter().map(|pack| ("pack", pack_line(pack, ""))));
+    lines.extend(outline.packs_of_groups.iter().map(|pack| ("pack", pack_line(pack, ", for groups only"))));
+    if outline.local_rules > 0 {
+        lines.push(("local", counted(outline.local_rules, "pattern")));
     }
-    for group in &summary.groups {
+    for group in &outline.groups {
         let (networks, packs) = (counted(group.networks, "network"), group.packs.join(", "));
         let (mode, action) = (word(&group.mode), word(&group.action));
         lines.push(("group", format!("{} ({networks}): {mode}, {action}; {packs}", group.name)));
     }
-    for exception in &summary.exceptions {
+    for exception in &outline.exceptions {
         let (name, until, reason) = (&exception.name, exception.until, &exception.reason);
         lines.push(("exception", format!("{name} until {until}: {reason}")));
     }
@@ -146,10 +146,10 @@ fn record(audit: &crate::audit::Options) -> Vec<String> {
 /// What nobody can configure away in this version, and what the configuration leaves open on purpose.
 fn notes(config: &Config) -> Vec<String> {
     let mut notes = Vec::new();
-    if config.summary.mode == Mode::Observe {
+    if config.outline.mode == Mode::Observe {
         notes.push("clients of no group are only observed".to_owned());
     }
-    for group in config.summary.groups.iter().filter(|group| group.mode == Mode::Observe) {
+    for group in config.outline.groups.iter().filter(|group| group.mode == Mode::Observe) {
         notes.push(format!("clients of {} are only observed", group.name));
     }
     notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
@@ -175,7 +175,7 @@ fn in_json(config: Option<&Config>, problems: &Problems, valid: bool) -> Value {
     let enforced = config.map(|config| {
         json!({
             "file": config.path.as_ref().map(|path| path.display().to_string()),
-            "policy": config.summary,
+            "policy": config.outline,
             "listen": texts(&config.listen.dns),
             "upstream": texts(&config.upstream.servers),
             "record": record(&config.audit),

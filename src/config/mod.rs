@@ -11,9 +11,9 @@ mod files;
 mod library;
 mod limits;
 mod listen;
+mod outline;
 mod policy;
 mod state;
-mod summary;
 mod upstream;
 
 use std::{
@@ -37,14 +37,15 @@ use crate::{
     problem::{Problem, Problems, Severity, SourceFile},
 };
 
+pub use outline::{Exception, Group, Outline, Pack};
 pub use state::{NoStateFolder, state_dir};
-pub use summary::{Exception, Group, Pack, Summary};
 
 /// Where the configuration and packs are where nobody says otherwise.
 pub const SYSTEM_FOLDER: &str = "/etc/tunnelwarden";
 
-/// Largest configuration and largest pack, in bytes.
-pub(crate) const MAX_FILE: u64 = 4 << 20;
+/// Largest configuration and largest pack, in bytes: thirty thousand patterns. The parser takes up to eighty times as
+/// much memory for garbage; more names belong into list files.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What came of reading the configuration.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ pub struct Config {
     /// What `[policy]`, `[[clients]]`, `[[exceptions]]` and the packs come to.
     pub policy: Policy,
     /// The same in numbers and names, for people.
-    pub summary: Summary,
+    pub outline: Outline,
 }
 
 /// Reads the configuration at `path`; without one, `tunnelwarden.toml` in [`SYSTEM_FOLDER`] if it is there, else the
@@ -165,9 +166,9 @@ fn assemble(
         return None;
     }
     problems.append(found);
-    let summary = Summary::of(&plan);
+    let outline = Outline::of(&plan);
     let organization = plan.organization;
-    Some(Config { path, listen, upstream, cache, limits, audit, organization, policy: policy?, summary })
+    Some(Config { path, listen, upstream, cache, limits, audit, organization, policy: policy?, outline })
 }
 
 /// Puts a value that was read in the place of a default.

@@ -1,4 +1,4 @@
-//! What a configuration comes to, in names and numbers: for people who start, check or reload.
+//! What a configuration enforces, in names and numbers: what people are shown at a start and by `check`.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::policy::{
 /// What is enforced.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Summary {
+pub struct Outline {
     /// For clients of no group.
     pub mode: Mode,
     /// For clients of no group.
@@ -72,13 +72,13 @@ pub struct Exception {
     pub reason: String,
 }
 
-impl Summary {
+impl Outline {
     /// Of a plan that compiles.
     pub(super) fn of(plan: &Plan) -> Self {
         let numbered = || plan.packs.iter().enumerate();
         let chosen = |global: bool| {
             let packs = numbered().filter(|(number, _)| plan.defaults.packs.contains(number) == global);
-            packs.map(|(_, pack)| summary_of_pack(pack)).collect()
+            packs.map(|(_, pack)| outline_of_pack(pack)).collect()
         };
         Self {
             mode: plan.defaults.mode,
@@ -87,18 +87,13 @@ impl Summary {
             packs: chosen(true),
             packs_of_groups: chosen(false),
             local_rules: plan.defaults.allow.len() + plan.defaults.block.len(),
-            groups: plan.groups.iter().map(|group| summary_of_group(group, plan)).collect(),
-            exceptions: plan.exceptions.iter().map(summary_of_exception).collect(),
+            groups: plan.groups.iter().map(|group| outline_of_group(group, plan)).collect(),
+            exceptions: plan.exceptions.iter().map(outline_of_exception).collect(),
         }
-    }
-
-    /// Rules in all: of every pack, and local ones.
-    pub fn rules(&self) -> usize {
-        self.packs.iter().chain(&self.packs_of_groups).map(|pack| pack.rules).sum::<usize>() + self.local_rules
     }
 }
 
-fn summary_of_pack(pack: &plan::Pack) -> Pack {
+fn outline_of_pack(pack: &plan::Pack) -> Pack {
     let listed = |list: &plan::List| list.block.len() + list.allow.len();
     let patterns = pack.rules.iter().map(|rule| {
         rule.block.len() + rule.allow.len() + rule.networks.len() + rule.lists.iter().map(listed).sum::<usize>()
@@ -111,7 +106,7 @@ fn summary_of_pack(pack: &plan::Pack) -> Pack {
     }
 }
 
-fn summary_of_group(group: &plan::Group, plan: &Plan) -> Group {
+fn outline_of_group(group: &plan::Group, plan: &Plan) -> Group {
     let packs = group.packs.as_ref().unwrap_or(&plan.defaults.packs);
     Group {
         name: group.name.value.clone(),
@@ -122,6 +117,6 @@ fn summary_of_group(group: &plan::Group, plan: &Plan) -> Group {
     }
 }
 
-fn summary_of_exception(exception: &plan::Exception) -> Exception {
+fn outline_of_exception(exception: &plan::Exception) -> Exception {
     Exception { name: exception.name.value.clone(), until: exception.until.value, reason: exception.reason.clone() }
 }
