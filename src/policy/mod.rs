@@ -1,15 +1,182 @@
 //! Decides what to do with a question or an answer, and why. Pure and immutable: no clock, no socket,
 //! no file. The order of a decision is written once, in `judge`.
+//!
+//! `compile` turns a [`plan::Plan`] into a [`Policy`] or into everything that is wrong with it. Clients of a
+//! group share a scope: which tables of patterns hold for them. Own tables exist only where a group replaces
+//! something; the patterns of all packs lie in one table, and a scope knows which packs count.
 
+mod addresses;
+mod check;
 mod compile;
+mod explain;
+mod groups;
+mod judge;
 pub mod list;
 pub mod pack;
+mod path;
+mod pattern;
 pub mod plan;
+#[cfg(test)]
+mod reference;
+mod rule;
+mod summary;
+mod table;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
-pub use compile::compile;
-pub use verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, Verdict};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
+pub use self::{
+    compile::compile,
+    explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
+    groups::GroupId,
+    rule::{MAX_REFUSAL, Origin, Rule},
+    summary::{PackSummary, Summary},
+    verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, Verdict},
+};
 
 /// A compiled policy.
 #[derive(Debug)]
-pub struct Policy {}
+pub struct Policy {
+    hashing: Hashing,
+    rules: Vec<Rule>,
+    /// For each rule the pack it is of; [`NO_PACK`] for the others.
+    pack_of: Vec<u32>,
+    /// The default group's first.
+    scopes: Vec<Scope>,
+    groups: Groups,
+    /// Local tables; the first is empty.
+    tables: Vec<Table>,
+    pack_patterns: Table,
+    /// Sets of active packs, a bit each.
+    selections: Vec<Box<[u64]>>,
+    exceptions: Table,
+    /// In the order of the file; their rules are the last ones.
+    dated: Vec<Dated>,
+    networks: Networks,
+    replies: Replies,
+    summary: Summary,
+}
+
+/// What holds for the clients of one group.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    name: Option<Box<str>>,
+    mode: Mode,
+    action: Action,
+    /// Places in [`Policy::tables`].
+    ingress: u32,
+    allow: u32,
+    block: u32,
+    /// Place in [`Policy::selections`].
+    packs: u32,
+}
+
+/// An exception besides its pattern.
+#[derive(Debug)]
+struct Dated {
+    networks: Vec<IpNet>,
+    until: Timestamp,
+}
+
+/// What replies need to know.
+#[derive(Debug)]
+struct Replies {
+    block_ttl: u32,
+    sinkhole: Vec<IpAddr>,
+    strip_ech: bool,
+    contact: Option<String>,
+    organization: Option<String>,
+}
+
+/// A rule that is no pack's.
+const NO_PACK: u32 = u32::MAX;
+
+impl Policy {
+    /// The group of a client: that of the most specific network that holds it; a v4-mapped client is a v4 one.
+    pub fn group(&self, client: IpAddr) -> GroupId {
+        self.groups.of(client)
+    }
+
+    /// A group's name; `None` for the default group.
+    pub fn group_name(&self, group: GroupId) -> Option<&str> {
+        self.scope(group).name.as_deref()
+    }
+
+    /// The rule that a verdict names. A number of another policy gives some rule of this one.
+    pub fn rule(&self, rule: RuleId) -> &Rule {
+        let rule = self.rules.get(rule.0 as usize).or(self.rules.first());
+        #[expect(clippy::expect_used, reason = "compile begins with the rule organization.ingress")]
+        rule.expect("a policy has a rule")
+    }
+
+    /// Text of the Extended DNS Error for a rule: its name, reason and whom to ask, at most [`MAX_REFUSAL`] bytes.
+    pub fn refusal_text(&self, rule: RuleId) -> &str {
+        &self.rule(rule).refusal
+    }
+
+    /// TTL and SOA minimum of refusals, in seconds.
+    pub fn block_ttl(&self) -> u32 {
+        self.replies.block_ttl
+    }
+
+    /// Addresses for [`Action::Sinkhole`].
+    pub fn sinkhole(&self) -> &[IpAddr] {
+        &self.replies.sinkhole
+    }
+
+    /// Is `ech` taken out of SVCB and HTTPS records for clients that do not set DO?
+    pub fn strip_ech(&self) -> bool {
+        self.replies.strip_ech
+    }
+
+    /// Whom a refused client may ask.
+    pub fn contact(&self) -> Option<&str> {
+        self.replies.contact.as_deref()
+    }
+
+    /// Whose policy it is.
+    pub fn organization_name(&self) -> Option<&str> {
+        self.replies.organization.as_deref()
+    }
+
+    /// What the policy consists of, in numbers.
+    pub fn summary(&self) -> Summary {
+        self.summary.clone()
+    }
+
+    fn scope(&self, group: GroupId) -> &Scope {
+        // Groups of another policy can be asked for while a reload swaps it: the default is what they get.
+        let scope = self.scopes.get(group.0 as usize).or(self.scopes.first());
+        #[expect(clippy::expect_used, reason = "compile puts the default scope first, before anything else")]
+        scope.expect("a policy has a default scope")
+    }
+
+    fn table(&self, place: u32) -> &Table {
+        #[expect(clippy::expect_used, reason = "compile counts the tables it makes, and makes one at the least")]
+        self.tables.get(place as usize).or(self.tables.first()).expect("a policy has a table")
+    }
+
+    fn exception(&self, rule: RuleId) -> Option<&Dated> {
+        let first = self.rules.len().checked_sub(self.dated.len())?;
+        self.dated.get((rule.0 as usize).checked_sub(first)?)
+    }
+
+    fn is_active(&self, scope: &Scope, rule: RuleId) -> bool {
+        let pack = self.pack_of.get(rule.0 as usize).copied().unwrap_or(NO_PACK);
+        let word = self.selections.get(scope.packs as usize).and_then(|packs| packs.get(pack as usize / 64));
+        word.is_some_and(|word| word >> (pack % 64) & 1 == 1)
+    }
+}
+
+impl Dated {
+    fn is_for(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.networks.iter().any(|network| network.contains(&client))
+    }
+}

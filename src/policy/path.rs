@@ -1,0 +1,99 @@
+//! A name cut at its labels, with one hash for each of its suffixes, computed once from the right.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+
+/// Most labels a name can have: each takes two bytes of 255 at least.
+const MAX_LABELS: usize = 127;
+
+/// Hashes labels with a seed of this process's own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hashing(RandomState);
+
+/// A name on its way through the tables. Lives on the stack.
+pub(super) struct Path<'a> {
+    /// What hashed it.
+    pub(super) hashing: &'a Hashing,
+    wire: &'a [u8],
+    starts: [u8; MAX_LABELS],
+    hashes: [u64; MAX_LABELS],
+    labels: usize,
+}
+
+/// A name or one of its parents.
+#[derive(Clone, Copy)]
+pub(super) struct Suffix<'a> {
+    /// In wire form.
+    pub(super) wire: &'a [u8],
+    /// Of all its labels.
+    pub(super) hash: u64,
+    /// How many labels it has.
+    pub(super) labels: usize,
+}
+
+impl Hashing {
+    /// The hash of what `hash` stands for with one more label on the left.
+    pub(super) fn extend(&self, hash: u64, label: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u64(hash);
+        hasher.write(label);
+        hasher.finish()
+    }
+
+    /// The hash of a whole name in wire form.
+    pub(super) fn whole(&self, wire: &[u8]) -> u64 {
+        Path::new(self, wire).suffixes().next().map_or(0, |suffix| suffix.hash)
+    }
+}
+
+impl<'a> Path<'a> {
+    /// Cuts and hashes a name in canonical wire form.
+    pub(super) fn new(hashing: &'a Hashing, wire: &'a [u8]) -> Self {
+        let mut path = Self { hashing, wire, starts: [0; MAX_LABELS], hashes: [0; MAX_LABELS], labels: 0 };
+        let mut at = 0;
+        while let Some(&length) = wire.get(at)
+            && length > 0
+            && let Ok(start) = u8::try_from(at)
+            && let Some(slot) = path.starts.get_mut(path.labels)
+        {
+            *slot = start;
+            path.labels += 1;
+            at += 1 + usize::from(length);
+        }
+        let mut hash = 0;
+        for index in (0..path.labels).rev() {
+            hash = hashing.extend(hash, path.label(index));
+            if let Some(slot) = path.hashes.get_mut(index) {
+                *slot = hash;
+            }
+        }
+        path
+    }
+
+    /// How many labels the name has.
+    pub(super) fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// A label by its place from the left; empty past the end.
+    pub(super) fn label(&self, index: usize) -> &'a [u8] {
+        let start = self.start(index);
+        let length = self.wire.get(start).map_or(0, |&length| usize::from(length));
+        self.wire.get(start + 1..start + 1 + length).unwrap_or_default()
+    }
+
+    /// Where a label begins in wire form, its length byte included.
+    pub(super) fn start(&self, index: usize) -> usize {
+        self.starts.get(index).map_or(0, |&start| usize::from(start))
+    }
+
+    /// The name and its parents, the longest first, the root left out.
+    pub(super) fn suffixes(&self) -> impl Iterator<Item = Suffix<'a>> {
+        self.starts.iter().zip(&self.hashes).take(self.labels).enumerate().map(|(index, (&start, &hash))| Suffix {
+            wire: self.wire.get(usize::from(start)..).unwrap_or_default(),
+            hash,
+            labels: self.labels - index,
+        })
+    }
+}

@@ -1,0 +1,457 @@
+//! Patterns made findable: for a name, the most specific of a million, by one probe for each of its labels.
+//!
+//! A record is a few bytes in one arena: flags, name, rule, and where it was read. The index holds offsets
+//! into it, searched by the hash of a suffix. Patterns with stars in the middle hang in a small tree of
+//! labels from the right, whose edges are hashed too. About 35 bytes for a name of usual length.
+
+use std::cmp::Reverse;
+
+use hashbrown::HashTable;
+
+use super::{
+    judge::Witness,
+    path::{Hashing, Path},
+    pattern::{Pattern, Rank, STAR, Shape},
+    rule::Origin,
+    verdict::RuleId,
+};
+use crate::{name::DomainName, problem::Place};
+
+/// What sets the hash of "an allowed name lies below this one" apart from the name's own.
+const ABOVE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+const FLAG_ABOVE: u8 = 4;
+const FLAG_ALLOWS: u8 = 8;
+const FLAG_LISTED: u8 = 16;
+
+/// A set of patterns, each with its decision and rule.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    arena: Vec<u8>,
+    index: HashTable<u32>,
+    stars: Option<Box<Stars>>,
+    places: Vec<Place>,
+    lists: Vec<Box<str>>,
+    patterns: usize,
+}
+
+/// What is known of a pattern besides what it matches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'a> {
+    /// Allows rather than blocks.
+    pub(super) allows: bool,
+    /// Whose pattern it is.
+    pub(super) rule: RuleId,
+    /// Where it was read.
+    pub(super) spot: Spot<'a>,
+}
+
+/// Where a pattern was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spot<'a> {
+    /// In a configuration file or pack.
+    Place(&'a Place),
+    /// On a line of a list, that [`Table::add_list`] gave the number.
+    Line(u32, u32),
+}
+
+/// The winner among the patterns that match; greater wins.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Found {
+    /// How specific it is.
+    pub(super) rank: Rank,
+    /// Blocks rather than allows, which wins on a tie.
+    pub(super) blocks: bool,
+    /// Whose it is; on a further tie the first of the file.
+    pub(super) rule: Reverse<RuleId>,
+    /// Which it is.
+    pub(super) record: Reverse<u32>,
+}
+
+/// A pattern as it lies in the arena.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a> {
+    offset: u32,
+    flags: u8,
+    /// The name it bears, in wire form.
+    pub(super) name: &'a [u8],
+    /// Whose it is.
+    pub(super) rule: RuleId,
+    spot: (u32, u32),
+}
+
+impl Table {
+    /// Makes room, so that growing does not hash everything again.
+    pub(super) fn reserve(&mut self, hashing: &Hashing, patterns: usize) {
+        let arena = &self.arena;
+        self.index.reserve(patterns, |&offset| hash_of(hashing, arena, offset));
+    }
+
+    /// Gives back what was reserved and not used.
+    pub(super) fn shrink(&mut self) {
+        self.arena.shrink_to_fit();
+        self.places.shrink_to_fit();
+    }
+
+    /// Announces a list file; the number goes into [`Spot::Line`].
+    pub(super) fn add_list(&mut self, path: &str) -> u32 {
+        self.lists.push(path.into());
+        number(self.lists.len() - 1)
+    }
+
+    /// Adds a pattern; the same pattern with the same decision and rule is kept once. `false`: the table is full.
+    pub(super) fn insert(&mut self, hashing: &Hashing, pattern: &Pattern, entry: Entry<'_>) -> bool {
+        let wire = pattern.name.as_wire();
+        let flags = pattern.shape as u8 | if entry.allows { FLAG_ALLOWS } else { 0 };
+        let path = Path::new(hashing, wire);
+        if pattern.shape == Shape::Middle {
+            let Some(offset) = self.append(flags, wire, entry) else { return false };
+            self.stars.get_or_insert_default().insert(hashing, &self.arena, &path, offset);
+            self.patterns += 1;
+            return true;
+        }
+        let Some(whole) = path.suffixes().next() else { return true };
+        if !self.has(whole.hash, flags, wire, entry.rule) {
+            if !self.index_record(hashing, whole.hash, flags, wire, entry) {
+                return false;
+            }
+            self.patterns += 1;
+        }
+        // RFC 8020: NXDOMAIN says that nothing exists below. Where something allowed does, NODATA has to be said.
+        let shelters = entry.allows && matches!(pattern.shape, Shape::Exact | Shape::Within);
+        path.suffixes().skip(1).take_while(|_| shelters).all(|parent| {
+            let hash = parent.hash ^ ABOVE;
+            self.has(hash, FLAG_ABOVE, parent.wire, entry.rule)
+                || self.index_record(hashing, hash, FLAG_ABOVE, parent.wire, entry)
+        })
+    }
+
+    /// How many different patterns it holds.
+    pub(super) fn len(&self) -> usize {
+        self.patterns
+    }
+
+    /// Bytes it takes, in the arena and the index.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.arena.capacity() + self.index.allocation_size()
+    }
+
+    /// The most specific of the active patterns that match; on a tie the one that blocks.
+    pub(super) fn best<W: Witness>(
+        &self,
+        path: &Path<'_>,
+        is_active: impl Fn(RuleId) -> bool,
+        witness: &mut W,
+    ) -> Option<Found> {
+        let mut best = None;
+        if self.patterns == 0 {
+            return best;
+        }
+        let mut consider = |record: Record<'_>, labels: usize| {
+            let active = is_active(record.rule);
+            witness.candidate(self, &record, labels, active);
+            if active {
+                best = best.max(Some(record.found(labels)));
+            }
+            best.is_some()
+        };
+        for suffix in path.suffixes() {
+            let whole = suffix.labels == path.labels();
+            let mut decided = false;
+            for &offset in self.index.iter_hash(suffix.hash) {
+                if let Some(record) = self.named(offset, suffix.wire)
+                    && record.applies(whole)
+                {
+                    decided = consider(record, suffix.labels) || decided;
+                }
+            }
+            if whole && let Some(stars) = &self.stars {
+                stars.visit(&self.arena, path, &mut |offset| {
+                    if let Some(record) = self.record(offset) {
+                        decided = consider(record, path.labels()) || decided;
+                    }
+                });
+            }
+            // What follows is shorter, hence less specific; only who wants to know everything reads on.
+            if decided && !W::CURIOUS {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Does an active exact or suffix pattern that allows lie below this name?
+    pub(super) fn has_allowed_below(&self, path: &Path<'_>, is_active: impl Fn(RuleId) -> bool) -> bool {
+        let Some(whole) = path.suffixes().next() else { return false };
+        self.index.iter_hash(whole.hash ^ ABOVE).any(|&offset| {
+            self.named(offset, whole.wire)
+                .is_some_and(|record| record.flags & FLAG_ABOVE != 0 && is_active(record.rule))
+        })
+    }
+
+    /// Every record of a pattern, in no particular order.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let starred = self.stars.iter().flat_map(|stars| stars.patterns.iter().map(|&(offset, _)| offset));
+        let all = self.index.iter().copied().chain(starred);
+        all.filter_map(|offset| self.record(offset)).filter(|record| record.flags & FLAG_ABOVE == 0)
+    }
+
+    /// The record that won.
+    pub(super) fn record_of(&self, found: &Found) -> Option<Record<'_>> {
+        self.record(found.record.0)
+    }
+
+    /// Where a pattern was read.
+    pub(super) fn origin(&self, record: &Record<'_>) -> Option<Origin> {
+        let (first, second) = record.spot;
+        if record.flags & FLAG_LISTED == 0 {
+            return self.places.get(first as usize).cloned().map(Origin::Place);
+        }
+        let path = self.lists.get(first as usize)?;
+        Some(Origin::Line { path: path.clone(), line: second })
+    }
+
+    fn has(&self, hash: u64, flags: u8, wire: &[u8], rule: RuleId) -> bool {
+        self.index.iter_hash(hash).any(|&offset| {
+            self.named(offset, wire).is_some_and(|old| old.flags & !FLAG_LISTED == flags && old.rule == rule)
+        })
+    }
+
+    fn index_record(&mut self, hashing: &Hashing, hash: u64, flags: u8, wire: &[u8], entry: Entry<'_>) -> bool {
+        let Some(offset) = self.append(flags, wire, entry) else { return false };
+        let arena = &self.arena;
+        self.index.insert_unique(hash, offset, |&offset| hash_of(hashing, arena, offset));
+        true
+    }
+
+    fn append(&mut self, flags: u8, wire: &[u8], entry: Entry<'_>) -> Option<u32> {
+        let offset = u32::try_from(self.arena.len()).ok()?;
+        let (listed, spot) = match entry.spot {
+            Spot::Line(list, line) => (FLAG_LISTED, [list, line]),
+            Spot::Place(_) if flags & FLAG_ABOVE != 0 => (0, [0, 0]),
+            Spot::Place(place) => {
+                self.places.push(place.clone());
+                (0, [number(self.places.len() - 1), 0])
+            }
+        };
+        self.arena.push(flags | listed);
+        self.arena.extend_from_slice(wire);
+        push_number(&mut self.arena, entry.rule.0);
+        spot.into_iter().for_each(|value| push_number(&mut self.arena, value));
+        Some(offset)
+    }
+
+    /// The record at an offset if it bears this name; compares before it decodes.
+    fn named(&self, offset: u32, wire: &[u8]) -> Option<Record<'_>> {
+        let start = offset as usize + 1;
+        if self.arena.get(start..start + wire.len())? != wire {
+            return None;
+        }
+        self.decode(offset, wire.len())
+    }
+
+    fn record(&self, offset: u32) -> Option<Record<'_>> {
+        self.decode(offset, name_length(self.arena.get(offset as usize + 1..)?))
+    }
+
+    fn decode(&self, offset: u32, length: usize) -> Option<Record<'_>> {
+        let (&flags, rest) = self.arena.get(offset as usize..)?.split_first()?;
+        let (name, mut rest) = rest.split_at_checked(length)?;
+        let rule = RuleId(take_number(&mut rest)?);
+        let spot = (take_number(&mut rest)?, take_number(&mut rest)?);
+        Some(Record { offset, flags, name, rule, spot })
+    }
+}
+
+impl Record<'_> {
+    /// The pattern, written out.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        Some(Pattern { shape: self.shape()?, name: DomainName::from_wire(self.name).ok()? })
+    }
+
+    /// Does it block?
+    pub(super) fn blocks(&self) -> bool {
+        self.flags & FLAG_ALLOWS == 0
+    }
+
+    /// What it is worth against others; `labels` is the length of the name it bears.
+    pub(super) fn found(&self, labels: usize) -> Found {
+        Found {
+            rank: Rank::new(self.shape().unwrap_or(Shape::Below), labels),
+            blocks: self.blocks(),
+            rule: Reverse(self.rule),
+            record: Reverse(self.offset),
+        }
+    }
+
+    /// Given that its name is the asked one (`whole`) or a parent of it: does it match?
+    fn applies(&self, whole: bool) -> bool {
+        match self.shape() {
+            Some(Shape::Exact) => whole,
+            Some(Shape::Within) => true,
+            Some(Shape::Below) => !whole,
+            Some(Shape::Middle) | None => false,
+        }
+    }
+
+    fn shape(&self) -> Option<Shape> {
+        let shapes = [Shape::Below, Shape::Within, Shape::Middle, Shape::Exact];
+        if self.flags & FLAG_ABOVE == 0 { shapes.get(usize::from(self.flags & 3)).copied() } else { None }
+    }
+}
+
+/// The patterns with stars: a tree of labels from the right.
+#[derive(Debug)]
+struct Stars {
+    nodes: Vec<Node>,
+    /// Children by label: hashed by parent and label.
+    edges: HashTable<u32>,
+    /// Records, chained by the place of the next one plus one; 0 ends a chain.
+    patterns: Vec<(u32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Node {
+    parent: u32,
+    /// Where its label lies in the arena; unused for a star.
+    label: u32,
+    /// The child that takes any label; 0 for none.
+    star: u32,
+    /// Head of the chain of patterns that end here.
+    first: u32,
+    hash: u64,
+}
+
+impl Default for Stars {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()], edges: HashTable::new(), patterns: Vec::new() }
+    }
+}
+
+impl Stars {
+    fn insert(&mut self, hashing: &Hashing, arena: &[u8], path: &Path<'_>, offset: u32) {
+        let mut at = 0;
+        for index in (0..path.labels()).rev() {
+            let label = number(offset as usize + 1 + path.start(index));
+            at = self.child_or_new(hashing, arena, at, path.label(index), label);
+        }
+        let place = number(self.patterns.len() + 1);
+        if let Some(node) = self.nodes.get_mut(at as usize) {
+            self.patterns.push((offset, std::mem::replace(&mut node.first, place)));
+        }
+    }
+
+    fn child_or_new(&mut self, hashing: &Hashing, arena: &[u8], parent: u32, text: &[u8], label: u32) -> u32 {
+        let next = number(self.nodes.len());
+        let node = Node { parent, label, ..Node::default() };
+        let above = self.node(parent);
+        if text == STAR {
+            if above.star != 0 {
+                return above.star;
+            }
+            if let Some(above) = self.nodes.get_mut(parent as usize) {
+                above.star = next;
+            }
+            // No label is empty: a star's hash is nobody else's.
+            self.nodes.push(Node { hash: hashing.extend(above.hash, b""), ..node });
+            return next;
+        }
+        let hash = hashing.extend(above.hash, text);
+        if let Some(child) = self.child(arena, parent, hash, text) {
+            return child;
+        }
+        self.nodes.push(Node { hash, ..node });
+        let nodes = &self.nodes;
+        self.edges.insert_unique(hash, next, |&node| nodes.get(node as usize).map_or(0, |node| node.hash));
+        next
+    }
+
+    /// Calls `hit` for each record that matches. Walks only nodes that exist, each at most once.
+    fn visit(&self, arena: &[u8], path: &Path<'_>, hit: &mut impl FnMut(u32)) {
+        self.descend(arena, path, (0, path.labels()), hit);
+    }
+
+    /// One label further to the left. As deep as the name has labels, at most 127.
+    fn descend(&self, arena: &[u8], path: &Path<'_>, (at, left): (u32, usize), hit: &mut impl FnMut(u32)) {
+        let node = self.node(at);
+        let Some(index) = left.checked_sub(1) else {
+            let mut next = node.first;
+            while let Some(&(offset, following)) =
+                next.checked_sub(1).and_then(|place| self.patterns.get(place as usize))
+            {
+                hit(offset);
+                next = following;
+            }
+            return;
+        };
+        let text = path.label(index);
+        if let Some(child) = self.child(arena, at, path.hashing.extend(node.hash, text), text) {
+            self.descend(arena, path, (child, index), hit);
+        }
+        if node.star != 0 {
+            self.descend(arena, path, (node.star, index), hit);
+        }
+    }
+
+    fn node(&self, at: u32) -> Node {
+        self.nodes.get(at as usize).copied().unwrap_or_default()
+    }
+
+    fn child(&self, arena: &[u8], parent: u32, hash: u64, text: &[u8]) -> Option<u32> {
+        let is_it = |&child: &u32| {
+            let node = self.node(child);
+            node.parent == parent && label_at(arena, node.label) == text
+        };
+        self.edges.find(hash, is_it).copied()
+    }
+}
+
+fn hash_of(hashing: &Hashing, arena: &[u8], offset: u32) -> u64 {
+    let Some((&flags, rest)) = arena.get(offset as usize..).and_then(<[u8]>::split_first) else { return 0 };
+    let hash = hashing.whole(rest.get(..name_length(rest)).unwrap_or_default());
+    if flags & FLAG_ABOVE == 0 { hash } else { hash ^ ABOVE }
+}
+
+fn label_at(arena: &[u8], offset: u32) -> &[u8] {
+    let Some((&length, rest)) = arena.get(offset as usize..).and_then(<[u8]>::split_first) else { return &[] };
+    rest.get(..usize::from(length)).unwrap_or_default()
+}
+
+/// Length of the name in wire form that these bytes begin with, the root label included.
+fn name_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(&length) = bytes.get(at)
+        && length > 0
+    {
+        at += 1 + usize::from(length);
+    }
+    at + 1
+}
+
+/// Seven bits a byte, the low ones first.
+fn push_number(arena: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        arena.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    arena.push(value as u8);
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u32> {
+    let mut value = 0;
+    for shift in (0..32).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u32::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Counts of things that lie in the arena, which ends before 4 GiB.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
