@@ -70,7 +70,7 @@ fn uncovered(config: &Config) -> Problems {
     if config.audit.store == Store::Off && config.audit.sinks.is_empty() {
         warn("attempts are recorded nowhere", "set [audit] store, or add a sink");
     }
-    if config.outline.packs.is_empty() && config.outline.packs_of_groups.is_empty() && config.outline.local_rules == 0 {
+    if config.policy.summary().patterns == 0 {
         warn("nothing is refused: there is neither a pack nor a local rule", "name packs under [policy]");
     }
     problems
@@ -78,7 +78,7 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, policy: _, outline } = config;
+    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, policy, outline } = config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));
@@ -93,8 +93,11 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     };
     lines.push(("ingress", ingress));
     lines.push(("mode", format!("{}, {}", word(&outline.mode), word(&outline.action))));
-    lines.extend(outline.packs.iter().map(|pack| ("pack", pack_line(pack, ""))));
-    lines.extend(outline.packs_of_groups.iter().map(|pack| ("pack", pack_line(pack, ", for groups only"))));
+    for pack in policy.summary().packs {
+        let whose = if outline.packs.contains(&pack.name) { "" } else { ", for groups only" };
+        let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
+        lines.push(("pack", format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)));
+    }
     if outline.local_rules > 0 {
         lines.push(("local", counted(outline.local_rules, "pattern")));
     }
@@ -118,11 +121,6 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     lines.extend(record(audit).into_iter().map(|line| ("record", line)));
     lines.extend(notes(config).into_iter().map(|note| ("not held", note)));
     lines
-}
-
-fn pack_line(pack: &config::Pack, whose: &str) -> String {
-    let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
-    format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)
 }
 
 /// Where attempts go.
@@ -176,6 +174,7 @@ fn in_json(config: Option<&Config>, problems: &Problems, valid: bool) -> Value {
         json!({
             "file": config.path.as_ref().map(|path| path.display().to_string()),
             "policy": config.outline,
+            "packs": config.policy.summary().packs,
             "listen": texts(&config.listen.dns),
             "upstream": texts(&config.upstream.servers),
             "record": record(&config.audit),
@@ -309,7 +308,7 @@ not held    clients with a resolver, hosts file or address of their own: pair th
         let value: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(value["valid"], true);
         assert_eq!(value["problems"][0]["severity"], "warning");
-        assert_eq!(value["enforced"]["policy"]["packs"][0]["name"], "mine");
+        assert_eq!(value["enforced"]["packs"][0]["name"], "mine");
         let (exit, out, _) = checked("x = 1", false, true);
         let value: Value = serde_json::from_str(&out).unwrap();
         assert_eq!((exit, &value["problems"][0]["line"], &value["enforced"]), (Exit::Invalid, &json!(1), &Value::Null));

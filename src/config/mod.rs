@@ -37,7 +37,7 @@ use crate::{
     problem::{Problem, Problems, Severity, SourceFile},
 };
 
-pub use outline::{Exception, Group, Outline, Pack};
+pub use outline::{Exception, Group, Outline};
 pub use state::{NoStateFolder, state_dir};
 
 /// Where the configuration and packs are where nobody says otherwise.

@@ -73,7 +73,7 @@ impl Scene {
 
     fn pack_names(&self, selection: &str) -> Vec<String> {
         self.file("w.toml", selection);
-        self.config().outline.packs.iter().map(|pack| pack.name.clone()).collect()
+        self.config().outline.packs
     }
 }
 
@@ -87,8 +87,7 @@ fn without_a_file_the_built_in_defaults_hold() {
     assert_eq!(config.limits, gateway::Options::default());
     assert_eq!(config.audit, crate::audit::Options::default());
     assert_eq!(config.cache, crate::cache::Options::default());
-    let packs: Vec<_> = config.outline.packs.iter().map(|pack| pack.name.as_str()).collect();
-    assert_eq!(packs, builtin::DEFAULT_PACKS);
+    assert_eq!(config.outline.packs, builtin::DEFAULT_PACKS);
     // Looked for, so that one that is put there later is noticed.
     assert!(loaded.files.contains(&scene.path("system/tunnelwarden.toml")));
     assert!(loaded.files.contains(&scene.path("system/policies/ngrok.toml")));
@@ -241,7 +240,7 @@ fn every_key_reaches_its_option() {
     let group = &outline.groups[0];
     assert_eq!((group.name.as_str(), group.mode, group.action), ("build hosts", Mode::Enforce, Action::Nodata));
     assert_eq!(group.packs, ["ngrok", "dns-bypass"]);
-    assert_eq!(outline.packs_of_groups[0].name, "dns-bypass");
+    assert_eq!(outline.packs, ["ngrok"]);
     assert_eq!(outline.exceptions[0].until.to_string(), "2026-12-24T18:00:00Z");
 }
 
@@ -374,7 +373,7 @@ fn a_config_map_made_of_symlinks_is_read() {
     symlink("..data/mine.toml", scene.path("policies/mine.toml")).unwrap();
     symlink("..data/names.txt", scene.path("policies/names.txt")).unwrap();
     let config = scene.config();
-    assert_eq!(config.outline.packs[0].patterns, 2);
+    assert_eq!(config.policy.summary().packs[0].patterns, 2);
 }
 
 #[test]
@@ -451,7 +450,7 @@ fn a_list_file_lies_below_its_packs_folder() {
     symlink(scene.path("secret.txt"), scene.path("policies/link.txt")).unwrap();
     let lists = |path: &str| scene.file("policies/mine.toml", pack("mine") + &format!("lists = ['{path}']\n"));
     lists("sub/good.txt");
-    assert_eq!(scene.config().outline.packs[0].patterns, 3);
+    assert_eq!(scene.config().policy.summary().packs[0].patterns, 3);
     assert!(scene.load().files.contains(&scene.path("policies/sub/good.txt")));
     #[rustfmt::skip]
     let cases = [
