@@ -60,7 +60,7 @@ fn uncovered(config: &Config) -> Problems {
         problems.push(Problem { severity: Severity::Warning, place: None, message, hint });
     };
     let only_here = config.listen.dns.iter().all(|address| address.ip().is_loopback());
-    let groups = !config.summary.groups.is_empty();
+    let groups = !config.outline.groups.is_empty();
     if only_here && groups {
         warn("there are client groups, but only this machine can ask", "add an address of the network to [listen] dns");
     }
@@ -70,7 +70,7 @@ fn uncovered(config: &Config) -> Problems {
     if config.audit.store == Store::Off && config.audit.sinks.is_empty() {
         warn("attempts are recorded nowhere", "set [audit] store, or add a sink");
     }
-    if config.summary.packs.is_empty() && config.summary.packs_of_groups.is_empty() && config.summary.local_rules == 0 {
+    if config.policy.summary().patterns == 0 {
         warn("nothing is refused: there is neither a pack nor a local rule", "name packs under [policy]");
     }
     problems
@@ -78,8 +78,7 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, client_networks: _, policy: _, summary } =
-        config;
+    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, client_networks: _, policy, outline } = config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));
@@ -88,23 +87,26 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     if !owner.is_empty() {
         lines.push(("for", owner.join(", ")));
     }
-    let ingress = match summary.ingress.as_slice() {
+    let ingress = match outline.ingress.as_slice() {
         [] => "none: every ngrok ingress is refused".to_owned(),
         names => names.join(", "),
     };
     lines.push(("ingress", ingress));
-    lines.push(("mode", format!("{}, {}", word(&summary.mode), word(&summary.action))));
-    lines.extend(summary.packs.iter().map(|pack| ("pack", pack_line(pack, ""))));
-    lines.extend(summary.packs_of_groups.iter().map(|pack| ("pack", pack_line(pack, ", for groups only"))));
-    if summary.local_rules > 0 {
-        lines.push(("local", counted(summary.local_rules, "pattern")));
+    lines.push(("mode", format!("{}, {}", word(&outline.mode), word(&outline.action))));
+    for pack in policy.summary().packs {
+        let whose = if outline.packs.contains(&pack.name) { "" } else { ", for groups only" };
+        let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
+        lines.push(("pack", format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)));
     }
-    for group in &summary.groups {
+    if outline.local_rules > 0 {
+        lines.push(("local", counted(outline.local_rules, "pattern")));
+    }
+    for group in &outline.groups {
         let (networks, packs) = (counted(group.networks, "network"), group.packs.join(", "));
         let (mode, action) = (word(&group.mode), word(&group.action));
         lines.push(("group", format!("{} ({networks}): {mode}, {action}; {packs}", group.name)));
     }
-    for exception in &summary.exceptions {
+    for exception in &outline.exceptions {
         let (name, until, reason) = (&exception.name, exception.until, &exception.reason);
         lines.push(("exception", format!("{name} until {until}: {reason}")));
     }
@@ -121,11 +123,6 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn pack_line(pack: &config::Pack, whose: &str) -> String {
-    let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
-    format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)
-}
-
 /// Where attempts go.
 fn record(audit: &crate::audit::Options) -> Vec<String> {
     let store = match &audit.store {
@@ -133,7 +130,7 @@ fn record(audit: &crate::audit::Options) -> Vec<String> {
         Store::File(path) => {
             let hours = audit.keep.as_secs() / 3600;
             let place = if path.is_absolute() { "" } else { " in the state folder" };
-            let kept = if hours % 24 == 0 { format!("{} days", hours / 24) } else { format!("{hours} hours") };
+            let kept = if hours.is_multiple_of(24) { format!("{} days", hours / 24) } else { format!("{hours} hours") };
             Some(format!("{}{place}, for {kept}, up to {} MiB", path.display(), audit.max_size >> 20))
         }
     };
@@ -147,10 +144,10 @@ fn record(audit: &crate::audit::Options) -> Vec<String> {
 /// What nobody can configure away in this version, and what the configuration leaves open on purpose.
 fn notes(config: &Config) -> Vec<String> {
     let mut notes = Vec::new();
-    if config.summary.mode == Mode::Observe {
+    if config.outline.mode == Mode::Observe {
         notes.push("clients of no group are only observed".to_owned());
     }
-    for group in config.summary.groups.iter().filter(|group| group.mode == Mode::Observe) {
+    for group in config.outline.groups.iter().filter(|group| group.mode == Mode::Observe) {
         notes.push(format!("clients of {} are only observed", group.name));
     }
     notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
@@ -176,7 +173,8 @@ fn in_json(config: Option<&Config>, problems: &Problems, valid: bool) -> Value {
     let enforced = config.map(|config| {
         json!({
             "file": config.path.as_ref().map(|path| path.display().to_string()),
-            "policy": config.summary,
+            "policy": config.outline,
+            "packs": config.policy.summary().packs,
             "listen": texts(&config.listen.dns),
             "upstream": texts(&config.upstream.servers),
             "record": record(&config.audit),
@@ -310,7 +308,7 @@ not held    clients with a resolver, hosts file or address of their own: pair th
         let value: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(value["valid"], true);
         assert_eq!(value["problems"][0]["severity"], "warning");
-        assert_eq!(value["enforced"]["policy"]["packs"][0]["name"], "mine");
+        assert_eq!(value["enforced"]["packs"][0]["name"], "mine");
         let (exit, out, _) = checked("x = 1", false, true);
         let value: Value = serde_json::from_str(&out).unwrap();
         assert_eq!((exit, &value["problems"][0]["line"], &value["enforced"]), (Exit::Invalid, &json!(1), &Value::Null));

@@ -66,10 +66,8 @@ fn open(path: &Path) -> Result<File, ReadError> {
     // Symlinks are followed (a ConfigMap is made of them); a pipe without a writer must not make us wait, and a
     // terminal must not become ours.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Io(error),
-    })?;
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let file = file.map_err(|error| if is_missing(&error) { ReadError::Missing } else { ReadError::Io(error) })?;
     let kind = file.metadata().map_err(ReadError::Io)?.file_type();
     let name = if kind.is_file() {
         return Ok(file);

@@ -143,7 +143,15 @@ impl Library {
                 Ok(text) => self.read_pack(path, text, Origin::File),
                 Err(error) => {
                     let message = format!("cannot read pack {}: {error}", path.display());
-                    self.problems.push(Problem::error(place, message));
+                    let problem = Problem::error(place, message);
+                    self.problems.push(match error {
+                        ReadError::TooLarge(_) => {
+                            problem.hint("put names into files of their own, and name those under lists")
+                        }
+                        ReadError::Missing | ReadError::Io(_) | ReadError::NotAFile(_) | ReadError::NotText { .. } => {
+                            problem
+                        }
+                    });
                     None
                 }
             },

@@ -1,10 +1,8 @@
 //! `[limits]`.
 
-use ipnet::IpNet;
-
 use super::set;
 use crate::{
-    document::{Table, Value},
+    document::{Fault, Table, Value, quoted},
     gateway::{ClientScope, Options, Others},
 };
 
@@ -35,14 +33,13 @@ pub(super) fn read(root: &mut Table<'_>) -> Options {
 fn read_scope(value: &Value<'_>) -> Option<ClientScope> {
     let is_network = value.text()?.contains(['.', ':']);
     if is_network {
-        let network: IpNet = value.network()?.value;
-        return Some(ClientScope::Network(network));
+        return Some(ClientScope::Network(value.network()?.value));
     }
     let words = [("private", ClientScope::Private), ("on-link", ClientScope::OnLink)];
     value.converted(|text| {
         let known = words.iter().find(|(word, _)| *word == text);
         known.map(|&(_, scope)| scope).ok_or_else(|| {
-            let fault = crate::document::Fault::from(format!("{} names no clients", crate::document::quoted(text)));
+            let fault = Fault::from(format!("{} names no clients", quoted(text)));
             fault.hint("write \"private\", \"on-link\" or a network such as \"10.0.0.0/8\"")
         })
     })

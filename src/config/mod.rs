@@ -12,9 +12,9 @@ mod files;
 mod library;
 mod limits;
 mod listen;
+mod outline;
 mod policy;
 mod state;
-mod summary;
 mod upstream;
 
 use std::{
@@ -39,14 +39,15 @@ use crate::{
     problem::{Problem, Problems, Severity, SourceFile},
 };
 
+pub use outline::{Exception, Group, Outline};
 pub use state::{NoStateFolder, state_dir};
-pub use summary::{Exception, Group, Pack, Summary};
 
 /// Where the configuration and packs are where nobody says otherwise.
 pub const SYSTEM_FOLDER: &str = "/etc/tunnelwarden";
 
-/// Largest configuration and largest pack, in bytes.
-pub(crate) const MAX_FILE: u64 = 4 << 20;
+/// Largest configuration and largest pack, in bytes: thirty thousand patterns. The parser takes up to eighty times as
+/// much memory for garbage; more names belong into list files.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What came of reading the configuration.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub struct Config {
     /// What `[policy]`, `[[clients]]`, `[[exceptions]]` and the packs come to.
     pub policy: Arc<Policy>,
     /// The same in numbers and names, for people.
-    pub summary: Summary,
+    pub outline: Outline,
 }
 
 /// Reads the configuration at `path`; without one, `tunnelwarden.toml` in [`SYSTEM_FOLDER`] if it is there, else the
@@ -178,7 +179,7 @@ fn assemble(
         audit,
         client_networks: plan.groups.iter().flat_map(|group| &group.networks).map(|network| network.value).collect(),
         policy: Arc::new(policy?),
-        summary: Summary::of(&plan),
+        outline: Outline::of(&plan),
         organization: plan.organization,
     })
 }

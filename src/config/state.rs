@@ -42,8 +42,9 @@ mod tests {
 
     #[test]
     fn the_flag_wins_then_systemd_then_xdg_then_home() {
+        type Variables = &'static [(&'static str, &'static str)];
         #[rustfmt::skip]
-        let cases: &[(Option<&str>, &[(&str, &str)], Result<&str, NoStateFolder>)] = &[
+        let cases: [(Option<&str>, Variables, Result<&str, NoStateFolder>); 6] = [
             (Some("here"), &[("STATE_DIRECTORY", "/s"), ("HOME", "/h")],                     Ok("here")),
             (None,         &[("STATE_DIRECTORY", "/s:/t"), ("XDG_STATE_HOME", "/x")],        Ok("/s")),
             (None,         &[("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")], Ok("/x/tunnelwarden")),

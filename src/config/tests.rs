@@ -73,7 +73,7 @@ impl Scene {
 
     fn pack_names(&self, selection: &str) -> Vec<String> {
         self.file("w.toml", selection);
-        self.config().summary.packs.iter().map(|pack| pack.name.clone()).collect()
+        self.config().outline.packs
     }
 }
 
@@ -87,15 +87,14 @@ fn without_a_file_the_built_in_defaults_hold() {
     assert_eq!(config.limits, gateway::Options::default());
     assert_eq!(config.audit, crate::audit::Options::default());
     assert_eq!(config.cache, crate::cache::Options::default());
-    let packs: Vec<_> = config.summary.packs.iter().map(|pack| pack.name.as_str()).collect();
-    assert_eq!(packs, builtin::DEFAULT_PACKS);
+    assert_eq!(config.outline.packs, builtin::DEFAULT_PACKS);
     // Looked for, so that one that is put there later is noticed.
     assert!(loaded.files.contains(&scene.path("system/tunnelwarden.toml")));
     assert!(loaded.files.contains(&scene.path("system/policies/ngrok.toml")));
 
     scene.file("system/tunnelwarden.toml", "[policy]\nmode = 'observe'\n");
     let loaded = load_in(&scene.path("system"), None, NOW.parse().unwrap());
-    assert_eq!(loaded.outcome.unwrap().summary.mode, Mode::Observe);
+    assert_eq!(loaded.outcome.unwrap().outline.mode, Mode::Observe);
 }
 
 #[test]
@@ -109,7 +108,7 @@ fn a_named_file_that_cannot_be_read_is_an_error() {
         ("system",      "cannot read configuration system: no such file"),
         (".",           "cannot read configuration .: it is a folder, not a file"),
         ("latin1.toml", "cannot read configuration latin1.toml: line 2 is not UTF-8 text"),
-        ("huge.toml",   "cannot read configuration huge.toml: it is larger than 4 MiB"),
+        ("huge.toml",   "cannot read configuration huge.toml: it is larger than 1 MiB"),
     ];
     for (name, expected) in cases {
         let loaded = load_in(&scene.path("system"), Some(&scene.path(name)), NOW.parse().unwrap());
@@ -195,7 +194,7 @@ fn every_key_reaches_its_option() {
         "#,
     );
     // Taken apart field by field, so that a new section is not forgotten here.
-    let Config { path, listen, upstream, cache, limits, audit, organization, policy: _, summary } = scene.config();
+    let Config { path, listen, upstream, cache, limits, audit, organization, policy: _, outline } = scene.config();
     assert_eq!(path, Some(scene.path("w.toml")));
     let dns = vec!["192.0.2.1:53".parse().unwrap(), "[::1]:5300".parse().unwrap()];
     assert_eq!(listen, crate::listen::Options { dns, admin: Admin::Off, socket: Some(scene.path("control")) });
@@ -236,13 +235,13 @@ fn every_key_reaches_its_option() {
         (organization.name.as_deref(), organization.contact.as_deref()),
         (Some("Acme"), Some("netsec@acme.example"))
     );
-    assert_eq!((summary.mode, summary.action, summary.local_rules), (Mode::Observe, Action::Sinkhole, 3));
-    assert_eq!(summary.ingress, ["connect.acme.example"]);
-    let group = &summary.groups[0];
+    assert_eq!((outline.mode, outline.action, outline.local_rules), (Mode::Observe, Action::Sinkhole, 3));
+    assert_eq!(outline.ingress, ["connect.acme.example"]);
+    let group = &outline.groups[0];
     assert_eq!((group.name.as_str(), group.mode, group.action), ("build hosts", Mode::Enforce, Action::Nodata));
     assert_eq!(group.packs, ["ngrok", "dns-bypass"]);
-    assert_eq!(summary.packs_of_groups[0].name, "dns-bypass");
-    assert_eq!(summary.exceptions[0].until.to_string(), "2026-12-24T18:00:00Z");
+    assert_eq!(outline.packs, ["ngrok"]);
+    assert_eq!(outline.exceptions[0].until.to_string(), "2026-12-24T18:00:00Z");
 }
 
 #[test]
@@ -298,6 +297,14 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         assert!(told.starts_with(expected), "{text}\n  told {problems:#?}\n  want {expected}");
         assert_eq!(problems.len(), 1, "{text}\n{problems:#?}");
     }
+}
+
+#[test]
+fn a_file_saved_on_windows_is_read_and_its_places_are_right() {
+    let scene = Scene::new("\u{feff}[policy]\r\nmode = 'observe'\r\n");
+    assert_eq!(scene.config().outline.mode, Mode::Observe);
+    scene.file("w.toml", "\u{feff}[policy]\r\nmode = 'x'\r\n");
+    assert_eq!(scene.problems(), ["w.toml:2:8 \"mode\" cannot be \"x\" | it can be \"enforce\", \"observe\""]);
 }
 
 #[test]
@@ -366,7 +373,7 @@ fn a_config_map_made_of_symlinks_is_read() {
     symlink("..data/mine.toml", scene.path("policies/mine.toml")).unwrap();
     symlink("..data/names.txt", scene.path("policies/names.txt")).unwrap();
     let config = scene.config();
-    assert_eq!(config.summary.packs[0].patterns, 2);
+    assert_eq!(config.policy.summary().packs[0].patterns, 2);
 }
 
 #[test]
@@ -379,7 +386,7 @@ fn groups_amend_packs_by_sign() {
         scene.file("w.toml", text);
         let loaded = scene.load();
         let problems: Vec<_> = loaded.problems.iter().map(|problem| scene.shown(problem)).collect();
-        loaded.outcome.map(|config| config.summary.groups[0].packs.clone()).ok_or(problems)
+        loaded.outcome.map(|config| config.outline.groups[0].packs.clone()).ok_or(problems)
     };
     scene.file("mine.toml", pack("mine"));
     assert_eq!(of_group("[]").unwrap(), [""; 0]);
@@ -408,7 +415,12 @@ fn a_pack_that_cannot_be_used_is_told_once_with_its_reason() {
     assert!(told[0].starts_with("policies/it.toml:1:"), "{told:#?}");
 
     File::create(scene.path("policies/it.toml")).unwrap().set_len(100 << 20).unwrap();
-    assert_eq!(scene.problems(), ["w.toml:2:10 cannot read pack policies/it.toml: it is larger than 4 MiB"]);
+    assert_eq!(
+        scene.problems(),
+        [
+            "w.toml:2:10 cannot read pack policies/it.toml: it is larger than 1 MiB | put names into files of their own, and name those under lists"
+        ]
+    );
 
     scene.file("policies/it.toml", pack("one")).file("policies/one.toml", pack("one"));
     scene.file("w.toml", "[policy]\npacks = ['one', 'it']");
@@ -420,9 +432,9 @@ fn a_pack_that_cannot_be_used_is_told_once_with_its_reason() {
 #[test]
 fn a_pack_of_garbage_is_refused_in_bounded_time() {
     let scene = Scene::new("[policy]\npacks = ['it']");
-    let megabytes = 4 << 20;
+    let size = 1 << 20;
     for garbage in ["=\n", "[[", "\"", "a.", "\0", "[[rules]]\n", "{", "'''"] {
-        scene.file("policies/it.toml", garbage.repeat(megabytes / garbage.len()));
+        scene.file("policies/it.toml", garbage.repeat(size / garbage.len()));
         let start = Instant::now();
         let loaded = scene.load();
         assert!(loaded.outcome.is_none());
@@ -438,7 +450,7 @@ fn a_list_file_lies_below_its_packs_folder() {
     symlink(scene.path("secret.txt"), scene.path("policies/link.txt")).unwrap();
     let lists = |path: &str| scene.file("policies/mine.toml", pack("mine") + &format!("lists = ['{path}']\n"));
     lists("sub/good.txt");
-    assert_eq!(scene.config().summary.packs[0].patterns, 3);
+    assert_eq!(scene.config().policy.summary().packs[0].patterns, 3);
     assert!(scene.load().files.contains(&scene.path("policies/sub/good.txt")));
     #[rustfmt::skip]
     let cases = [

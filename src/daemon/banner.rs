@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     audit::{Recorder, Sink, Store, line},
-    config::{Config, Summary},
+    config::{Config, Outline},
     policy::Mode,
 };
 
@@ -52,9 +52,8 @@ fn text(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state
     }
     let servers: Vec<_> = config.upstream.servers.iter().map(ToString::to_string).collect();
     row("upstream", &servers.join(", "));
-    let summary = &config.summary;
-    row("policy", &policy(summary));
-    row("own ingress", &own_ingress(summary));
+    row("policy", &policy(config));
+    row("own ingress", &own_ingress(&config.outline));
     if let Some(address) = addresses.first() {
         let (ip, port) = (address.ip(), address.port());
         row("try", &format!("dig @{ip} -p {port} connect.eu.ngrok-agent.com"));
@@ -64,14 +63,15 @@ fn text(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state
     text
 }
 
-fn policy(summary: &Summary) -> String {
+fn policy(config: &Config) -> String {
+    let summary = config.policy.summary();
     let packs: Vec<_> = summary.packs.iter().map(|pack| format!("{} {}", pack.name, pack.version)).collect();
-    let verb = match summary.mode {
+    let verb = match config.outline.mode {
         Mode::Enforce => "enforced",
         Mode::Observe => "observed: nothing is refused",
     };
-    let mut text = format!("{}: {} rules, {verb}", packs.join(", "), summary.rules());
-    for (count, what) in [(summary.groups.len(), "client groups"), (summary.exceptions.len(), "exceptions")] {
+    let mut text = format!("{}: {} rules, {verb}", packs.join(", "), summary.rules);
+    for (count, what) in [(summary.groups, "client groups"), (summary.exceptions, "exceptions")] {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
         }
@@ -79,11 +79,11 @@ fn policy(summary: &Summary) -> String {
     text
 }
 
-fn own_ingress(summary: &Summary) -> String {
-    if summary.ingress.is_empty() {
+fn own_ingress(outline: &Outline) -> String {
+    if outline.ingress.is_empty() {
         "none: every ngrok ingress is refused".to_owned()
     } else {
-        summary.ingress.join(", ")
+        outline.ingress.join(", ")
     }
 }
 

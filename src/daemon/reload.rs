@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use super::{Running, Watch, in_force_by};
 use crate::{
-    config::{self, Config, Loaded, Summary},
+    config::{self, Config, Loaded},
     control::{Command, Outcome, ReloadReport},
     metrics::Metrics,
+    policy::Summary,
     upstream::{Surroundings, Upstream},
 };
 
@@ -56,7 +57,7 @@ impl Reloader {
         let Loaded { outcome, problems, files, sources } = loaded;
         let mut report = ReloadReport {
             problems: problems.iter().map(ToString::to_string).collect(),
-            ..ReloadReport::unchanged(&self.config.summary)
+            ..ReloadReport::in_force(&self.config.policy.summary())
         };
         match outcome {
             Some(next) => self.weigh(running, next, accept, &mut report).await,
@@ -73,8 +74,8 @@ impl Reloader {
 
     /// A sound configuration: does it take so much away that somebody has to say yes?
     async fn weigh(&mut self, running: &Running, next: Config, accept: bool, report: &mut ReloadReport) {
-        report.changes = next.summary.changes_since(&self.config.summary);
-        let losses = next.summary.losses_since(&self.config.summary);
+        report.changes = next.changes_since(&self.config);
+        let losses = next.losses_since(&self.config);
         if !accept && !losses.is_empty() {
             report.outcome = Outcome::Held;
             report.changes = losses;
@@ -83,7 +84,7 @@ impl Reloader {
         match self.put_in_force(running, next).await {
             Ok(restart) => {
                 let (changes, problems) = (std::mem::take(&mut report.changes), std::mem::take(&mut report.problems));
-                *report = ReloadReport { changes, problems, restart, ..ReloadReport::unchanged(&self.config.summary) };
+                *report = ReloadReport { changes, problems, restart, ..ReloadReport::in_force(&self.config.policy.summary()) };
             }
             Err(error) => {
                 report.outcome = Outcome::Refused;
@@ -148,12 +149,12 @@ impl Reloader {
 }
 
 impl ReloadReport {
-    fn unchanged(summary: &Summary) -> Self {
+    fn in_force(summary: &Summary) -> Self {
         Self {
             outcome: Outcome::Loaded,
-            rules: summary.rules(),
-            groups: summary.groups.len(),
-            exceptions: summary.exceptions.len(),
+            rules: summary.rules,
+            groups: summary.groups,
+            exceptions: summary.exceptions,
             changes: Vec::new(),
             problems: Vec::new(),
             restart: Vec::new(),
