@@ -10,8 +10,6 @@ use super::State;
 pub(super) struct Health {
     state: State,
     round_trip: Option<Duration>,
-    /// Questions in a row without a reply in time.
-    late: u32,
 }
 
 /// Shortest and longest time before the next server is asked too.
@@ -20,12 +18,9 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 /// The same while nothing is known of the server.
 const FIRST_PATIENCE: Duration = Duration::from_millis(400);
 
-/// That many late ones in a row make a server suspect.
-const SUSPICIOUS: u32 = 2;
-
 impl Health {
     pub(super) fn new() -> Self {
-        Self { state: State::Up, round_trip: None, late: 0 }
+        Self { state: State::Up, round_trip: None }
     }
 
     pub(super) fn state(&self) -> State {
@@ -38,7 +33,6 @@ impl Health {
 
     /// A reply came, however late. Gives the state before where that changed.
     pub(super) fn answered(&mut self, took: Duration) -> Option<State> {
-        self.late = 0;
         self.smooth(took);
         match self.state {
             State::Suspect | State::Down => Some(std::mem::replace(&mut self.state, State::Up)),
@@ -49,13 +43,12 @@ impl Health {
     /// A question has waited longer than [`patience`](Self::patience), or was refused by the network.
     /// True when the server becomes suspect: a probe has to tell a slow name from a dead server.
     pub(super) fn late(&mut self) -> bool {
-        self.late = self.late.saturating_add(1);
         self.smooth(self.patience());
-        let suspect = self.state == State::Up && self.late >= SUSPICIOUS;
-        if suspect {
+        let news = self.state == State::Up;
+        if news {
             self.state = State::Suspect;
         }
-        suspect
+        news
     }
 
     /// A probe was not answered. True when the server goes down by it.
@@ -72,7 +65,6 @@ impl Health {
         let news = (self.state == State::Looping) != looping;
         if news {
             self.state = if looping { State::Looping } else { State::Up };
-            self.late = 0;
         }
         news
     }
@@ -115,9 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_goes_down_only_after_late_replies_and_a_failed_probe_and_one_reply_brings_it_back() {
+    fn a_server_goes_down_only_after_a_late_reply_and_a_failed_probe_and_one_reply_brings_it_back() {
         let mut health = Health::new();
-        assert!(!health.late() && health.state() == State::Up);
         assert!(!health.probe_failed(), "a probe alone takes nothing down");
         assert!(health.late() && health.state() == State::Suspect);
         assert!(!health.late(), "one probe is enough");
@@ -139,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_unknown_then_the_faster_come_first_and_the_ailing_last() {
-        let health = |state, round_trip: Option<Duration>| Health { state, round_trip, late: 0 };
+        let health = |state, round_trip: Option<Duration>| Health { state, round_trip };
         let order = [
             health(State::Up, None),
             health(State::Up, Some(5 * MS)),
@@ -153,8 +144,8 @@ mod tests {
 
     #[test]
     fn a_server_that_is_passed_over_is_tried_again_after_a_while() {
-        let mut slow = Health { state: State::Up, round_trip: Some(80 * MS), late: 0 };
-        let fast = Health { state: State::Up, round_trip: Some(10 * MS), late: 0 };
+        let mut slow = Health { state: State::Up, round_trip: Some(80 * MS) };
+        let fast = Health { state: State::Up, round_trip: Some(10 * MS) };
         let mut times = 0;
         while slow.rank() > fast.rank() {
             slow.passed_over();

@@ -139,7 +139,7 @@ pub struct ServerHealth {
 pub enum State {
     /// It answers, or was not asked yet.
     Up,
-    /// It was late several times in a row; asked after the others while a probe is under way.
+    /// It was late, or the network refused a question; asked after the others while a probe is under way.
     Suspect,
     /// It did not answer a probe either; skipped while another one is up, and probed again.
     Down,

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,8 @@ pub(super) struct Server {
     plain_until: Mutex<Option<Instant>>,
     places: Semaphore,
     hopes: Semaphore,
+    /// A task probes it.
+    probed: AtomicBool,
     context: Arc<Context>,
 }
 
@@ -85,6 +87,7 @@ impl Server {
             plain_until: Mutex::new(None),
             places: Semaphore::new(PLACES),
             hopes: Semaphore::new(HOPES),
+            probed: AtomicBool::new(false),
             context,
         })
     }
@@ -147,20 +150,35 @@ impl Server {
         self.tcp.exchange(&self.context, query, edns).await
     }
 
-    /// Asks for the root's servers until there is a reply to anything; each silence takes the server further down.
+    /// Sees to it that a task probes this server.
     fn probe(self: &Arc<Self>) {
-        self.context.spawn(probe(Arc::downgrade(self)));
+        if !self.probed.swap(true, Ordering::AcqRel) {
+            self.context.spawn(probe(Arc::downgrade(self)));
+        }
+    }
+
+    fn wants_probes(&self) -> bool {
+        matches!(self.vitals.state(), State::Suspect | State::Down)
     }
 }
 
+/// Asks for the root's servers until there is a reply to anything. Any reply will do; silence takes a suspect down.
 /// Holds the server only while it asks, so that one that is no longer configured can go.
 async fn probe(server: Weak<Server>) {
     let query = Arc::new(Query { name: DomainName::root(), qtype: NS, dnssec_ok: false, checking_disabled: false });
-    let (mut pause, longest) = PAUSE;
+    let (shortest, longest) = PAUSE;
+    let mut pause = shortest;
     loop {
         let Some(server) = server.upgrade() else { return };
-        if !matches!(server.vitals.state(), State::Suspect | State::Down) {
-            return;
+        if !server.wants_probes() {
+            server.probed.store(false, Ordering::Release);
+            // It may have become suspect again since the look, by somebody who still saw a task.
+            if !server.wants_probes() || server.probed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+        if server.vitals.state() == State::Suspect {
+            pause = shortest;
         }
         let budget = Budget::new(2);
         if !matches!(timeout(PROBE, server.exchange(&query, true, &budget)).await, Ok(Ok(_) | Err(Miss::Bare))) {

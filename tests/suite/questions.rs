@@ -14,7 +14,7 @@ use hickory_proto::{
 use crate::support::{
     client::{ask, is_met_with_silence, read_frame, receive, send_tcp, send_udp, write_frame},
     daemon::{Daemon, PATIENCE, wait_for},
-    nameserver::{Nameserver, Zone},
+    upstream::{Upstream, Zone},
 };
 
 const OWN: &str = "[organization]\ningress = [\"connect.acme.example\"]\ncontact = \"netsec@acme.example\"\n";
@@ -31,12 +31,12 @@ notngrok-agent.com.               60 IN A     192.0.2.3
 my.example.net.                   60 IN CNAME connect.ngrok-agent.com.
 ";
 
-fn start() -> (Nameserver, Daemon) {
+fn start() -> (Upstream, Daemon) {
     start_with(OWN)
 }
 
-fn start_with(config: &str) -> (Nameserver, Daemon) {
-    let upstream = Nameserver::of(Zone::parse(ZONE));
+fn start_with(config: &str) -> (Upstream, Daemon) {
+    let upstream = Upstream::of(Zone::parse(ZONE));
     let daemon = Daemon::start(&format!("{config}\n[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
     (upstream, daemon)
 }
@@ -173,7 +173,7 @@ fn odd_packets_get_the_response_code_they_deserve() {
 
 #[test]
 fn a_large_answer_is_cut_for_a_datagram_and_whole_over_tcp() {
-    let upstream = Nameserver::start(|question, _| {
+    let upstream = Upstream::start(|question, _| {
         let mut reply = Zone::default().answer(question);
         reply.metadata.response_code = ResponseCode::NoError;
         reply.authorities.clear();
@@ -198,7 +198,7 @@ fn a_large_answer_is_cut_for_a_datagram_and_whole_over_tcp() {
 
 #[test]
 fn questions_of_one_connection_are_answered_as_they_become_known() {
-    let upstream = Nameserver::start(|question, _| {
+    let upstream = Upstream::start(|question, _| {
         let slow = question.queries[0].name().to_ascii().starts_with("slow");
         (!slow).then(|| Zone::parse(ZONE).answer(question).to_vec().unwrap())
     });
@@ -241,7 +241,7 @@ fn strangers_are_refused_or_met_with_silence_and_only_forwarders_speak_for_other
         assert_eq!(attempt["via"].is_null(), forwarders.is_empty());
         with_subnet("example.org.").udp(daemon.dns());
         let sent = upstream.messages();
-        let (message, _) = sent.iter().find(|(message, _)| message.queries[0].name().to_ascii() == "example.org.").unwrap();
+        let message = sent.iter().find(|message| message.queries[0].name().to_ascii() == "example.org.").unwrap();
         assert!(message.edns.as_ref().unwrap().options().as_ref().is_empty(), "nothing of the client is passed on");
     }
 }

@@ -17,7 +17,7 @@ use hickory_proto::{
 use crate::support::{
     client::{Ask, ask, receive, send_tcp},
     daemon::{Daemon, PATIENCE},
-    nameserver::{Nameserver, Zone, rcode_named, record},
+    upstream::{Upstream, Zone, rcode_named, record},
 };
 
 #[test]
@@ -53,7 +53,7 @@ fn play(text: &str) {
         let found = steps.iter().find(|step| step.title == title);
         found.map(|step| step.body.iter().map(|(_, line)| *line).collect::<Vec<_>>().join("\n")).unwrap_or_default()
     };
-    let upstream = Nameserver::of(Zone::parse(&body("upstream")));
+    let upstream = Upstream::of(Zone::parse(&body("upstream")));
     let mut config = body("config");
     if !config.contains("[listen]") {
         config.push_str("\n[listen]\nLISTEN\n");
@@ -94,7 +94,7 @@ struct Seen {
     recorded: usize,
 }
 
-fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Nameserver, seen: &mut Seen) {
+fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Upstream, seen: &mut Seen) {
     let asking = Asking::parse(question);
     let reply = asking.send(daemon.dns());
     let mut unexpected: Vec<String> =
@@ -119,7 +119,7 @@ fn meets(
     reply: Option<&Message>,
     unexpected: &mut Vec<String>,
     daemon: &Daemon,
-    upstream: &Nameserver,
+    upstream: &Upstream,
     seen: &mut Seen,
 ) -> Result<(), String> {
     let (word, rest) = expectation.split_once(' ').unwrap_or((expectation, ""));

@@ -3,3 +3,4 @@
 pub mod client;
 pub mod daemon;
 pub mod nameserver;
+pub mod upstream;

@@ -1,266 +1,256 @@
-//! An upstream that says what a test wants: UDP and TCP on one port of loopback, and a list of what it was asked.
+//! A scripted name server on loopback, UDP and TCP on one port, for tests that need an upstream.
+//!
+//! A closure says what is sent for each question; it may block, which holds the answers to later questions over the
+//! same transport back. Plain threads, so that it serves whatever runtime a test has. Dropping it closes the port.
 
 use std::{
-    collections::BTreeMap,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use hickory_proto::{
-    op::{Message, MessageType, ResponseCode},
-    rr::{Name, RData, Record, RecordSet, RecordType, RrKey},
-    serialize::txt::Parser,
-};
-
-/// How often its threads look whether they should end.
-const TICK: Duration = Duration::from_millis(20);
-
-/// What it was asked: name as text, type as text.
-pub type Asked = (String, String);
-
-/// What it says to a question, if anything; `true` for TCP.
-pub type Script = dyn Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync;
-
-/// A running server. Ends when dropped.
+/// The server; it ends when this is dropped.
 pub struct Nameserver {
-    /// Where it is.
-    pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<(Message, SocketAddr)>>>,
-    silent: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
+    address: SocketAddr,
+    script: Arc<Script>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// One question as it arrived.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// In presentation form, lower case, without the last dot; `.` is the root.
+    pub name: String,
+    pub qtype: u16,
+    pub tcp: bool,
+    pub from: SocketAddr,
+    pub packet: Vec<u8>,
+}
+
+/// One thing to send.
+pub enum Say {
+    /// From where the question came to.
+    Here(Vec<u8>),
+    /// From another port of this host; over TCP not at all.
+    Elsewhere(Vec<u8>),
+    /// Over TCP: close the connection.
+    HangUp,
+}
+
+struct Script {
+    answer: Box<dyn Fn(&Asked) -> Vec<Say> + Send + Sync>,
+    asked: Mutex<Vec<Asked>>,
+    silent: AtomicBool,
+    ended: AtomicBool,
+    connections: Mutex<Vec<TcpStream>>,
+}
+
 impl Nameserver {
-    /// One that answers from a zone.
-    pub fn of(zone: Zone) -> Self {
-        Self::start(move |question, _| Some(zone.answer(question).to_vec().unwrap()))
+    /// At a port of its own on 127.0.0.1.
+    pub fn start(answer: impl Fn(&Asked) -> Vec<Say> + Send + Sync + 'static) -> Self {
+        let (tcp, udp) = std::iter::repeat_with(|| {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let udp = UdpSocket::bind(tcp.local_addr().unwrap());
+            udp.ok().map(|udp| (tcp, udp))
+        })
+        .flatten()
+        .next()
+        .unwrap();
+        Self::on(tcp, udp, answer)
     }
 
-    /// One that answers by a script.
-    pub fn start(script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), script)
+    /// Where another one was before.
+    pub fn start_at(address: SocketAddr, answer: impl Fn(&Asked) -> Vec<Say> + Send + Sync + 'static) -> Self {
+        Self::on(TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap(), answer)
     }
 
-    /// The same at an address: where an earlier one was, say.
-    pub fn start_at(at: SocketAddr, script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let (udp, tcp) = bind(at);
+    /// Answers every question with this address.
+    pub fn with_address(address: Ipv4Addr) -> Self {
+        Self::start(move |asked| vec![Say::Here(asked.address(address))])
+    }
+
+    fn on(tcp: TcpListener, udp: UdpSocket, answer: impl Fn(&Asked) -> Vec<Say> + Send + Sync + 'static) -> Self {
+        let script = Arc::new(Script {
+            answer: Box::new(answer),
+            asked: Mutex::default(),
+            silent: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
         let address = udp.local_addr().unwrap();
-        let script: Arc<Script> = Arc::new(script);
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (silent, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let answer = {
-            let (asked, silent) = (Arc::clone(&asked), Arc::clone(&silent));
-            move |packet: &[u8], from: SocketAddr, is_tcp: bool| {
-                let question = Message::from_vec(packet).ok()?;
-                asked.lock().unwrap().push((question.clone(), from));
-                if silent.load(Ordering::SeqCst) { None } else { script(&question, is_tcp) }
-            }
-        };
-        let for_tcp = answer.clone();
-        let (stop_udp, stop_tcp) = (Arc::clone(&stop), Arc::clone(&stop));
-        let threads = vec![
-            thread::spawn(move || serve_udp(&udp, &stop_udp, answer)),
-            thread::spawn(move || serve_tcp(&tcp, &stop_tcp, for_tcp)),
-        ];
-        Self { address, asked, silent, stop, threads }
+        let (over_udp, over_tcp) = (Arc::clone(&script), Arc::clone(&script));
+        let threads =
+            vec![thread::spawn(move || over_udp.serve_udp(&udp)), thread::spawn(move || over_tcp.serve_tcp(&tcp))];
+        Self { address, script, threads }
     }
 
-    /// How the configuration names it.
-    pub fn uri(&self) -> String {
-        format!("udp://{}", self.address)
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
-    /// Everything it was asked so far, in order, our own canaries and probes left out.
+    /// What it was asked so far, in order. The asker's own upkeep is left out: probes (the root's NS) and canaries (a
+    /// first label of 32 hexadecimal digits).
     pub fn asked(&self) -> Vec<Asked> {
-        let asked = self.asked.lock().unwrap();
-        let named = asked.iter().filter_map(|(message, _)| message.queries.first());
-        let named = named.map(|query| (query.name().to_ascii().trim_end_matches('.').to_owned(), query.query_type().to_string()));
-        named.filter(|(name, _)| !name.is_empty() && !name.contains("tunnelwarden")).collect()
+        let asked = self.script.asked.lock().unwrap();
+        asked.iter().filter(|asked| !asked.is_upkeep()).cloned().collect()
     }
 
-    /// The messages themselves, with where they came from, probes and canaries among them.
-    pub fn messages(&self) -> Vec<(Message, SocketAddr)> {
-        self.asked.lock().unwrap().clone()
-    }
-
-    /// From now on it hears and says nothing, or answers again.
-    pub fn silence(&self, silent: bool) {
-        self.silent.store(silent, Ordering::SeqCst);
+    /// While silent it takes questions down and says nothing.
+    pub fn set_silent(&self, silent: bool) {
+        self.script.silent.store(silent, Ordering::SeqCst);
     }
 }
 
 impl Drop for Nameserver {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.script.ended.store(true, Ordering::SeqCst);
+        // Something has to arrive for the threads to look up.
+        let waker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        waker.send_to(&[], self.address).unwrap();
+        drop(TcpStream::connect(self.address));
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-/// UDP and TCP on one port, which the kernel may give to somebody else in between.
-fn bind(at: SocketAddr) -> (UdpSocket, TcpListener) {
-    for _ in 0..100 {
-        let tcp = TcpListener::bind(at).unwrap();
-        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
-            return (udp, tcp);
-        }
-    }
-    panic!("no port is free for both");
-}
-
-fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, answer: impl Fn(&[u8], SocketAddr, bool) -> Option<Vec<u8>>) {
-    socket.set_read_timeout(Some(TICK)).unwrap();
-    let mut buffer = [0; 65_535];
-    while !stop.load(Ordering::SeqCst) {
-        if let Ok((length, from)) = socket.recv_from(&mut buffer)
-            && let Some(reply) = answer(&buffer[..length], from, false)
+impl Asked {
+    fn read(packet: &[u8], from: SocketAddr, tcp: bool) -> Option<Self> {
+        let end = question_end(packet)?;
+        let mut labels = Vec::new();
+        let mut rest = &packet[12..end - 4];
+        while let Some((&length, tail)) = rest.split_first()
+            && length > 0
         {
-            let _ = socket.send_to(&reply, from);
+            let (label, tail) = tail.split_at_checked(usize::from(length))?;
+            labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
+            rest = tail;
         }
+        let name = if labels.is_empty() { ".".to_owned() } else { labels.join(".") };
+        let qtype = u16::from_be_bytes([packet[end - 4], packet[end - 3]]);
+        Some(Self { name, qtype, tcp, from, packet: packet.to_vec() })
+    }
+
+    /// The id.
+    pub fn id(&self) -> u16 {
+        u16::from_be_bytes([self.packet[0], self.packet[1]])
+    }
+
+    /// Did it come with an OPT record?
+    pub fn has_edns(&self) -> bool {
+        self.packet[11] > 0
+    }
+
+    /// An answer without records; with an OPT record where the question had one.
+    pub fn reply(&self, rcode: u8) -> Vec<u8> {
+        self.reply_with(rcode, &[])
+    }
+
+    /// The same with one A record (whatever the question's type).
+    pub fn address(&self, address: Ipv4Addr) -> Vec<u8> {
+        let mut record = vec![0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4];
+        record.extend(address.octets());
+        self.reply_with(0, &[record])
+    }
+
+    /// The same with these records, in wire form, as answers.
+    pub fn reply_with(&self, rcode: u8, answers: &[Vec<u8>]) -> Vec<u8> {
+        let end = question_end(&self.packet).unwrap();
+        let mut reply = self.packet[..end].to_vec();
+        reply[2] = 0x80 | (reply[2] & 0x01);
+        reply[3] = 0x80 | rcode;
+        reply[6..8].copy_from_slice(&u16::try_from(answers.len()).unwrap().to_be_bytes());
+        reply[8..12].copy_from_slice(&[0, 0, 0, u8::from(self.has_edns())]);
+        reply.extend(answers.concat());
+        if self.has_edns() {
+            reply.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        }
+        reply
+    }
+
+    fn is_upkeep(&self) -> bool {
+        let first = self.name.split('.').next().unwrap_or_default();
+        let canary = first.len() == 32 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
+        canary || self.name == "." && self.qtype == 2
     }
 }
 
-fn serve_tcp(
-    listener: &TcpListener,
-    stop: &AtomicBool,
-    answer: impl Fn(&[u8], SocketAddr, bool) -> Option<Vec<u8>> + Clone + Send + 'static,
-) {
-    listener.set_nonblocking(true).unwrap();
-    while !stop.load(Ordering::SeqCst) {
-        match listener.accept() {
-            Ok((stream, from)) => {
-                let answer = answer.clone();
-                thread::spawn(move || {
-                    let _ = converse(stream, |packet| answer(packet, from, true));
-                });
+/// Where the first question ends.
+fn question_end(packet: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    while *packet.get(at)? != 0 {
+        at += 1 + usize::from(packet[at]);
+    }
+    Some(at + 5).filter(|end| *end <= packet.len())
+}
+
+impl Script {
+    /// Takes a question down and says what is to be sent.
+    fn hear(&self, packet: &[u8], from: SocketAddr, tcp: bool) -> Vec<Say> {
+        let Some(asked) = Asked::read(packet, from, tcp) else { return Vec::new() };
+        self.asked.lock().unwrap().push(asked.clone());
+        if self.silent.load(Ordering::SeqCst) { Vec::new() } else { (self.answer)(&asked) }
+    }
+
+    fn serve_udp(&self, socket: &UdpSocket) {
+        let elsewhere = UdpSocket::bind((socket.local_addr().unwrap().ip(), 0)).unwrap();
+        let mut buffer = [0; 4096];
+        while !self.ended.load(Ordering::SeqCst) {
+            // An ICMP error of an earlier reply shows here, and is no reason to end.
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+            for say in self.hear(&buffer[..length], from, false) {
+                let _ = match say {
+                    Say::Here(reply) => socket.send_to(&reply, from),
+                    Say::Elsewhere(reply) => elsewhere.send_to(&reply, from),
+                    Say::HangUp => Ok(0),
+                };
             }
-            Err(_) => thread::sleep(TICK),
         }
     }
-}
 
-fn converse(mut stream: TcpStream, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    loop {
-        let mut length = [0; 2];
-        stream.read_exact(&mut length)?;
-        let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut packet)?;
-        let Some(reply) = answer(&packet) else { return Ok(()) };
-        let mut framed = u16::try_from(reply.len()).unwrap().to_be_bytes().to_vec();
-        framed.extend(reply);
-        stream.write_all(&framed)?;
+    fn serve_tcp(self: &Arc<Self>, listener: &TcpListener) {
+        let mut threads = Vec::new();
+        while let Ok((stream, from)) = listener.accept() {
+            if self.ended.load(Ordering::SeqCst) {
+                break;
+            }
+            self.connections.lock().unwrap().push(stream.try_clone().unwrap());
+            let script = Arc::clone(self);
+            threads.push(thread::spawn(move || script.serve_connection(stream, from)));
+        }
+        for stream in self.connections.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
     }
-}
 
-/// Records of many names, as a zone file has them, with whole replies for some questions.
-#[derive(Clone, Debug, Default)]
-pub struct Zone {
-    records: BTreeMap<RrKey, RecordSet>,
-    replies: BTreeMap<Asked, Message>,
-}
-
-impl Zone {
-    /// Reads lines of a zone file. `reply NAME TYPE RCODE` begins a whole reply: the indented lines after it, `answer`,
-    /// `authority` or `additional` and a record each, are said as they stand when exactly that is asked.
-    pub fn parse(text: &str) -> Self {
-        let (mut zone, mut plain) = (Self::default(), String::new());
-        let mut current: Option<Asked> = None;
-        for line in text.lines() {
-            let words: Vec<_> = line.split_whitespace().collect();
-            match (words.as_slice(), &current) {
-                (["reply", name, rtype, rcode], _) => {
-                    let asked = (name.to_lowercase(), rtype.to_uppercase());
-                    let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
-                    message.metadata.response_code = rcode_named(rcode);
-                    zone.replies.insert(asked.clone(), message);
-                    current = Some(asked);
-                }
-                ([section, ..], Some(asked)) if line.starts_with(' ') => {
-                    let record = record(line.trim_start().trim_start_matches(section));
-                    let message = zone.replies.get_mut(asked).unwrap();
-                    match *section {
-                        "answer" => message.answers.push(record),
-                        "authority" => message.authorities.push(record),
-                        "additional" => message.additionals.push(record),
-                        other => panic!("not a section: {other}"),
+    /// Until either side hangs up.
+    fn serve_connection(&self, mut stream: TcpStream, from: SocketAddr) {
+        let mut length = [0; 2];
+        while stream.read_exact(&mut length).is_ok() {
+            let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
+            if stream.read_exact(&mut packet).is_err() {
+                return;
+            }
+            for say in self.hear(&packet, from, true) {
+                match say {
+                    Say::Here(reply) => {
+                        let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
+                        let _ = stream.write_all(&[&length, reply.as_slice()].concat());
+                    }
+                    Say::Elsewhere(_) => {}
+                    Say::HangUp => {
+                        let _ = stream.shutdown(Shutdown::Both);
                     }
                 }
-                _ => {
-                    current = None;
-                    plain.push_str(line);
-                    plain.push('\n');
-                }
             }
         }
-        zone.records = Parser::new(plain, None, Some(Name::root())).parse().unwrap().1;
-        zone
-    }
-
-    /// What an authoritative server that also follows aliases would say.
-    pub fn answer(&self, question: &Message) -> Message {
-        let query = question.queries.first().unwrap();
-        let asked = (query.name().to_ascii().trim_end_matches('.').to_lowercase(), query.query_type().to_string());
-        let mut reply = self.replies.get(&asked).cloned().unwrap_or_else(|| self.look_up(query.name(), query.query_type()));
-        reply.metadata.id = question.metadata.id;
-        reply.metadata.message_type = MessageType::Response;
-        reply.metadata.recursion_desired = question.metadata.recursion_desired;
-        reply.metadata.recursion_available = true;
-        reply.add_query(query.clone());
-        reply.edns = question.edns.clone();
-        reply
-    }
-
-    fn look_up(&self, name: &Name, rtype: RecordType) -> Message {
-        let mut reply = Message::response(0, hickory_proto::op::OpCode::Query);
-        let mut name = name.to_lowercase();
-        for _ in 0..32 {
-            if let Some(found) = self.set(&name, rtype) {
-                reply.answers.extend(found);
-                return reply;
-            }
-            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else { break };
-            let RData::CNAME(target) = &alias.data else { break };
-            name = target.0.to_lowercase();
-            reply.answers.push(alias);
-        }
-        let exists = self.records.keys().any(|key| Name::from(key.name.clone()) == name);
-        reply.metadata.response_code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
-        reply.authorities.push(record(". 300 IN SOA ns.example. root.example. 1 3600 600 86400 300"));
-        reply
-    }
-
-    fn set(&self, name: &Name, rtype: RecordType) -> Option<Vec<Record>> {
-        let found = self.records.get(&RrKey::new(name.into(), rtype))?;
-        Some(found.records_without_rrsigs().cloned().collect())
-    }
-}
-
-/// A record, as a line of a zone file has it.
-pub fn record(line: &str) -> Record {
-    let zone = Parser::new(format!("{}\n", line.trim()), None, Some(Name::root())).parse().unwrap().1;
-    zone.values().next().unwrap().records_without_rrsigs().next().unwrap().clone()
-}
-
-/// A response code by the name `dig` prints.
-pub fn rcode_named(name: &str) -> ResponseCode {
-    match name {
-        "NOERROR" => ResponseCode::NoError,
-        "FORMERR" => ResponseCode::FormErr,
-        "SERVFAIL" => ResponseCode::ServFail,
-        "NXDOMAIN" => ResponseCode::NXDomain,
-        "NOTIMP" => ResponseCode::NotImp,
-        "REFUSED" => ResponseCode::Refused,
-        "BADVERS" => ResponseCode::BADVERS,
-        other => panic!("not a response code: {other}"),
     }
 }
