@@ -1,5 +1,7 @@
 //! The command line: one file per command.
 
+pub mod attempts;
+
 use std::path::PathBuf;
 
 /// What the process tells its caller. The numbers are a promise to scripts.
