@@ -4,6 +4,7 @@ mod attempt;
 mod fold;
 mod health;
 mod key;
+mod line;
 mod mask;
 mod options;
 mod record;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use attempt::{Attempt, Decision, Evidence, Transport, UnknownWord, Way};
 pub use health::{Condition, Health, SinkHealth};
+pub use line::{decision_style, line, shown_name};
 pub use options::{ClientMask, Options, Sink, Store};
 pub use record::{Client, Id, Matched, Question, Record, SCHEMA_VERSION};
 pub use recorder::{FOLLOWER_QUEUE, Follower, QUEUE, Recorder, StartError};

@@ -258,3 +258,48 @@ impl Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::attempt::tests::attempt;
+
+    #[test]
+    fn what_a_full_queue_turns_away_is_counted_and_nobody_waits() {
+        let (queue, messages) = sync_channel(2);
+        let shared = Arc::new(Shared {
+            metrics: Arc::default(),
+            commands: Mutex::default(),
+            health: Mutex::default(),
+            followers: Mutex::default(),
+            own_use: AtomicBool::new(true),
+        });
+        let recorder = Recorder { queue, shared };
+        for _ in 0..5 {
+            recorder.record(attempt("192.0.2.7:1", "a.example"));
+        }
+        let metrics = &recorder.shared.metrics;
+        assert_eq!((metrics.audit_attempts.value(), metrics.audit_lost_queue.value()), (2, 3));
+        assert_eq!(recorder.health().lost, 3);
+        assert_eq!(messages.try_iter().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_slow_follower_loses_the_oldest_counted_and_holds_nobody_up() {
+        let options = Options { store: super::super::Store::Off, ..Options::default() };
+        let recorder = Recorder::start(&options, Path::new("/nonexistent"), Arc::default()).unwrap();
+        let mut follower = recorder.subscribe();
+        let many = FOLLOWER_QUEUE + 100;
+        for number in 0..many {
+            recorder.record(attempt("192.0.2.7:1", &format!("n{number}.example")));
+        }
+        recorder.stop().await;
+        let mut heard = 0;
+        while follower.next().await.is_some() {
+            heard += 1;
+        }
+        let lost = usize::try_from(recorder.shared.metrics.audit_lost_follower.value()).unwrap();
+        assert_eq!((heard, heard + lost), (FOLLOWER_QUEUE, many));
+        assert_eq!(recorder.health().lost, 0, "nothing is missing from the record itself");
+    }
+}

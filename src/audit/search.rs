@@ -204,7 +204,10 @@ impl Filter {
         self.since.is_none_or(|since| record.last >= since)
             && self.until.is_none_or(|until| record.first <= until)
             && self.client.as_ref().is_none_or(|client| client.accepts(&record.client))
-            && self.name.as_ref().is_none_or(|name| record.question.name.as_deref().is_some_and(|own| name.accepts(own)))
+            && self
+                .name
+                .as_ref()
+                .is_none_or(|name| record.question.name.as_deref().is_some_and(|own| name.accepts(own)))
             && self.rule.as_ref().is_none_or(|rule| {
                 record.rule.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             })
@@ -368,7 +371,10 @@ fn moment(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| unreadable(column, error))
 }
 
-fn word<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+fn word<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
     row.get::<_, String>(column)?.parse().map_err(|error| unreadable(column, error))
 }
 
@@ -382,4 +388,121 @@ fn optional_word<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
 
 fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::{Attempt, ClientMask, attempt::tests::attempt, mask::Mask, store::Database},
+        metrics::Metrics,
+    };
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    /// A store with one row per client and name, and those rows.
+    fn store(folder: &Path) -> (PathBuf, Vec<Record>) {
+        let hashed = Mask::new(ClientMask::KeyedHash, folder).unwrap();
+        #[rustfmt::skip]
+        let rows = [
+            // second  client               shown as        name                      rule               group           decision
+            (0,   "192.0.2.7/32",         &Mask::Full,    "connect.ngrok-agent.com", "ngrok/connect",   None,           Decision::Blocked),
+            (10,  "192.0.2.0/24",         &Mask::Full,    "ngrok-agent.com",         "ngrok/support",   Some("build"),  Decision::Observed),
+            (20,  "192.0.3.1/32",         &Mask::Full,    "notngrok-agent.com",      "ngrok-strict/x",  Some("build"),  Decision::Blocked),
+            (30,  "2001:db8::1/128",      &Mask::Full,    "connect.acme.example",    "organization.ingress", None,      Decision::AllowedOwn),
+            (40,  "2001:db8::1/128",      &Mask::Prefix,  "a.example",               "policy.block",    Some("o'hara"), Decision::Blocked),
+            (50,  "192.0.2.7/32",         &hashed,        "a.example",               "exception",       None,           Decision::AllowedException),
+            (60,  "0.0.0.0/0",            &Mask::Full,    "a.example",               "ngrok/connect",   None,           Decision::Blocked),
+        ];
+        let mut database = Database::new(folder.join("attempts.db"));
+        let metrics = Metrics::default();
+        let records = rows.map(|(second, clients, mask, name, rule, group, decision)| {
+            let attempt = Attempt {
+                time: at(second),
+                rule: rule.into(),
+                group: group.map(str::to_owned),
+                decision,
+                evidence: Some(crate::audit::Evidence::Address("3.125.1.1".parse().unwrap())),
+                ..attempt("192.0.2.7:1", name)
+            };
+            let client = mask.show(clients.parse().unwrap(), 1);
+            let record = Record::first(Id::at(at(second)), &attempt, client, Some(name.into()));
+            database.put(record.clone(), &metrics, at(0));
+            record
+        });
+        database.write(&metrics, at(0));
+        (database.path().into(), records.into())
+    }
+
+    #[test]
+    fn each_filter_finds_what_it_says_in_the_store_and_in_what_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, records) = store(folder.path());
+        let reader = Reader::open(&path).unwrap();
+        let client = |text: &str| Filter { client: Some(text.parse().unwrap()), ..Filter::default() };
+        let name = |text: &str| Filter { name: Some(text.parse().unwrap()), ..Filter::default() };
+        let rule = |text: &str| Filter { rule: Some(text.into()), ..Filter::default() };
+        let group = |text: &str| Filter { group: Some(text.into()), ..Filter::default() };
+        let decision = |decision| Filter { decision: Some(decision), ..Filter::default() };
+        let time =
+            |since: i64, until: i64| Filter { since: Some(at(since)), until: Some(at(until)), ..Filter::default() };
+        let hash = records[5].client.to_string();
+        #[rustfmt::skip]
+        let cases: &[(&str, Filter, &[usize])] = &[
+            ("everything",           Filter::default(),               &[0, 1, 2, 3, 4, 5, 6]),
+            ("an address",           client("192.0.2.7"),             &[0, 1, 6]),
+            ("a mapped address",     client("::ffff:192.0.2.7"),      &[0, 1, 6]),
+            ("a network",            client("192.0.2.0/23"),          &[0, 1, 2, 6]),
+            ("host bits",            client("192.0.2.9/23"),          &[0, 1, 2, 6]),
+            ("all of v4",            client("0.0.0.0/0"),             &[0, 1, 2, 6]),
+            ("a v6 address",         client("2001:db8::1"),           &[3, 4]),
+            ("its neighbour",        client("2001:db8::2"),           &[4]),
+            ("a hash",               client(&hash),                   &[5]),
+            ("a name",               name("NGROK-agent.com."),        &[1]),
+            ("and below",            name(".ngrok-agent.com"),        &[0, 1]),
+            ("all names",            name("."),                       &[]),
+            ("a rule",               rule("ngrok/connect"),           &[0, 6]),
+            ("a pack",               rule("ngrok"),                   &[0, 1, 6]),
+            ("a local rule",         rule("policy.block"),            &[4]),
+            ("a pattern is none",    rule("%"),                       &[]),
+            ("a group",              group("build"),                  &[1, 2]),
+            ("a quote",              group("o'hara"),                 &[4]),
+            ("a decision",           decision(Decision::Observed),    &[1]),
+            ("a time",               time(10, 30),                    &[1, 2, 3]),
+            ("several",              Filter { group: Some("build".into()), ..rule("ngrok") }, &[1]),
+        ];
+        for (case, filter, expected) in cases {
+            let found = reader.newest(filter, 100).unwrap();
+            let expected: Vec<_> = expected.iter().map(|index| records[*index].clone()).collect();
+            assert_eq!(found, expected, "{case}");
+            let heard: Vec<_> = records.iter().filter(|record| filter.accepts(record)).cloned().collect();
+            assert_eq!(heard, expected, "{case}, heard");
+            assert_eq!(reader.count(filter).unwrap(), expected.len() as u64, "{case}");
+            assert_eq!(reader.after(filter, Id(0), 100).unwrap(), expected, "{case}");
+        }
+        assert_eq!(reader.newest(&Filter::default(), 2).unwrap(), records[5..]);
+        assert_eq!(reader.after(&Filter::default(), records[1].id, 2).unwrap(), records[2..4]);
+    }
+
+    #[test]
+    fn a_store_without_a_log_is_read_from_a_place_that_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, records) = store(folder.path());
+        let (connection, found) = open(&path, true).unwrap();
+        let count: i64 = connection.query_row("SELECT count(*) FROM attempts", [], |row| row.get(0)).unwrap();
+        assert_eq!((found, usize::try_from(count).unwrap()), (SCHEMA, records.len()));
+    }
+
+    #[test]
+    fn what_is_no_record_is_said_to_be_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a name?with#signs%.db");
+        assert!(matches!(Reader::open(&path), Err(SearchError::Absent { .. })));
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(Reader::open(&path), Err(SearchError::Schema { found: 0, .. })));
+        std::fs::write(&path, "garbage ".repeat(1000)).unwrap();
+        assert!(matches!(Reader::open(&path), Err(SearchError::Open { .. })));
+    }
 }

@@ -141,7 +141,8 @@ impl Outlet {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        let is_removed = |file: &File| file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0);
+        let is_removed =
+            |file: &File| file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0);
         if self.file.as_ref().is_some_and(is_removed) {
             self.reopen();
         }
@@ -303,7 +304,11 @@ mod tests {
         let kept = u64::try_from(outlet.waiting.len()).unwrap();
         assert_eq!(metrics.audit_lost_sink.value() + kept, 2000);
         assert!(metrics.audit_failures_sink.value() >= 1);
-        assert!(matches!(&outlet.condition, Condition::Failing { why, .. } if why.contains("No space")), "{:?}", outlet.condition);
+        assert!(
+            matches!(&outlet.condition, Condition::Failing { why, .. } if why.contains("No space")),
+            "{:?}",
+            outlet.condition
+        );
     }
 
     #[test]
@@ -334,6 +339,6 @@ mod tests {
         let mut reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let mut read = vec![0; 1 << 20];
         let length = reader.read(&mut read).unwrap();
-        assert!(length >= 1000 && length % 1000 == 0, "{length} bytes are not whole lines");
+        assert!(length >= 1000 && length.is_multiple_of(1000), "{length} bytes are not whole lines");
     }
 }

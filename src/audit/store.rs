@@ -151,7 +151,8 @@ impl Database {
 
     /// The highest id in it, so that ids go on growing after a restart with a clock set back.
     pub(super) fn last_id(&self) -> Option<Id> {
-        let query = |connection: &Connection| connection.query_row("SELECT max(id) FROM attempts", [], |row| row.get(0));
+        let query =
+            |connection: &Connection| connection.query_row("SELECT max(id) FROM attempts", [], |row| row.get(0));
         let highest: Option<i64> = self.connection.as_ref().and_then(|connection| query(connection).ok())?;
         highest.and_then(|id| u64::try_from(id).ok()).map(Id)
     }
@@ -356,7 +357,9 @@ struct Trimmed {
 
 fn trim(connection: &mut Connection, oldest: Timestamp, max_size: u64) -> rusqlite::Result<Trimmed> {
     let by_age = connection
-        .prepare_cached("DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE last < ?1 ORDER BY last LIMIT ?2)")?
+        .prepare_cached(
+            "DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE last < ?1 ORDER BY last LIMIT ?2)",
+        )?
         .execute(params![oldest.as_millisecond(), TRIM_ROWS])?;
     let (size, free) = pages(connection)?;
     let is_large = size > max_size;

@@ -110,8 +110,15 @@ async fn repeats_are_one_row_with_a_count_and_two_lines_with_one_id() {
 async fn hostile_names_break_neither_a_line_nor_json_nor_a_row() {
     let bench = Bench::new();
     let recorder = bench.start();
-    let labels: &[&[u8]] =
-        &[b"\0\x01\x1b[31m", b"\"quoted\"\n", b"\r\n\t\x7f", b"\x80\xff\xe2\x80\xae", br"back\slash.dot", b"'; DROP", b"xn--zz--"];
+    let labels: &[&[u8]] = &[
+        b"\0\x01\x1b[31m",
+        b"\"quoted\"\n",
+        b"\r\n\t\x7f",
+        b"\x80\xff\xe2\x80\xae",
+        br"back\slash.dot",
+        b"'; DROP",
+        b"xn--zz--",
+    ];
     for label in labels {
         let mut wire = vec![u8::try_from(label.len()).unwrap()];
         wire.extend_from_slice(label);
@@ -126,7 +133,8 @@ async fn hostile_names_break_neither_a_line_nor_json_nor_a_row() {
     assert_eq!(bench.lines().len(), labels.len());
     assert_eq!(bench.rows(), bench.lines());
     for record in bench.rows() {
-        let filter = Filter { name: record.question.name.as_ref().map(|name| name.parse().unwrap()), ..Filter::default() };
+        let filter =
+            Filter { name: record.question.name.as_ref().map(|name| name.parse().unwrap()), ..Filter::default() };
         let found = Reader::open(&bench.path("attempts.db")).unwrap().newest(&filter, 10).unwrap();
         assert_eq!(found, [record], "what is shown can be asked for");
     }

@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -14,6 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use nix::unistd::{AccessFlags, access};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
@@ -36,6 +39,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How often counts of open folds go to the store, and how long retention may take between.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 const TRIM_FOR: Duration = Duration::from_millis(50);
+
+/// Mode of a state folder that we create: it holds who tried what.
+const FOLDER_MODE: u32 = 0o750;
 
 /// How often losses are summed up in a log line.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -71,7 +77,7 @@ impl Outputs {
         };
         let folder_error = |source| StartError::Folder { folder: state_dir.into(), source };
         if path.is_some() || options.clients == super::ClientMask::KeyedHash {
-            fs::create_dir_all(state_dir).map_err(folder_error)?;
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(state_dir).map_err(folder_error)?;
         }
         let mask = Mask::new(options.clients, state_dir)
             .map_err(|source| StartError::Key { path: state_dir.join(KEY_FILE), source })?;
@@ -83,10 +89,14 @@ impl Outputs {
 
 /// Opens a store; what may get better by itself is left to the worker.
 fn open_store(path: PathBuf) -> Result<Database, StartError> {
+    // A store that is there opens in a folder that is not writable too, and then cannot have its log.
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    if let Err(error) = access(&folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+        return Err(StartError::Folder { folder, source: error.into() });
+    }
     let mut database = Database::new(path);
     match database.open() {
-        Err(StoreError::Create { path, source }) if source.kind() != io::ErrorKind::StorageFull => {
-            let folder = path.parent().map(Path::to_owned).unwrap_or(path);
+        Err(StoreError::Create { source, .. }) if source.kind() != io::ErrorKind::StorageFull => {
             Err(StartError::Folder { folder, source })
         }
         Err(StoreError::LaterSchema { found }) => {
