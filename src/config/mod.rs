@@ -179,4 +179,6 @@ fn set<T>(target: &mut T, value: Option<T>) {
 }
 
 #[cfg(test)]
+mod shipped;
+#[cfg(test)]
 mod tests;
