@@ -192,4 +192,6 @@ fn set<T>(target: &mut T, value: Option<T>) {
 }
 
 #[cfg(test)]
+mod shipped;
+#[cfg(test)]
 mod tests;

@@ -481,15 +481,32 @@ fn a_list_file_lies_below_its_packs_folder() {
 }
 
 #[test]
-fn every_shipped_configuration_is_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config");
-    let paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!paths.is_empty(), "the folder is empty");
-    for path in paths {
-        let loaded = load_in(Path::new("/nonexistent"), Some(&path), NOW.parse().unwrap());
-        assert!(loaded.problems.is_empty(), "{}", loaded.problems);
-        assert!(loaded.outcome.is_some());
-    }
+fn contradictions_are_told_beside_what_cannot_be_read() {
+    let scene = Scene::new(
+        r#"
+[organization]
+ingress = ["co.uk"]
+[policy]
+packs = ["mine", "nope"]
+action = "sinkhole"
+[[clients]]
+name = "a"
+networks = ["10.0.0.0/8"]
+[[clients]]
+name = "a"
+networks = ["::ffff:10.0.0.0/104", "10.1.1.1/8"]
+[[exceptions]]
+name = "nothing.example.org"
+networks = ["any"]
+until = 2020-01-01T00:00:00Z
+reason = "past, which is a warning, and for now none: what it opens may be in the pack that is missing"
+"#,
+    );
+    scene.file("policies/mine.toml", pack("mine"));
+    let problems = scene.problems();
+    let places: Vec<_> = problems.iter().map(|problem| problem.split(' ').next().unwrap()).collect();
+    let expected = ["w.toml:3:12", "w.toml:5:18", "w.toml:6:10", "w.toml:11:8", "w.toml:12:13", "w.toml:12:36"];
+    assert_eq!(places, expected, "{problems:#?}");
 }
 
 const VALID: &str = "[organization]\ningress = ['connect.acme.example']\n[policy]\npacks = ['ngrok', 'mine']\n\
