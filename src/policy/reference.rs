@@ -45,7 +45,7 @@ impl<'p> Reference<'p> {
             return (Conclusion::Allow, self.own()[0].2.clone(), None, None);
         }
         let open = |exception: &&Exception| Pattern::parse(&exception.name.value).unwrap().matches(asked);
-        if self.exceptions().iter().any(|exception| open(exception)) {
+        if self.exceptions().iter().any(open) {
             return (Conclusion::Allow, "exceptions".into(), None, None);
         }
         match self.rules(asked) {
