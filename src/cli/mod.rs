@@ -6,13 +6,20 @@ pub mod explain;
 mod reload;
 mod serve;
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use jiff::Timestamp;
+use jiff::{Timestamp, ZonedDateTime};
 
-use crate::{config, control, daemon, gateway::Clock, problem::Problems};
+use attempts::Screen;
+
+use crate::{audit::Store, config, control, daemon, gateway::Clock, problem::Problems};
 
 /// What the process tells its caller. The numbers are a promise to scripts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,7 +97,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve => serve::run(&line.common),
         Command::Check(arguments) => check::run(arguments, &line.common),
         Command::Explain(arguments) => explain(arguments, &line.common),
-        Command::Attempts(arguments) => attempts::run(arguments, &line.common),
+        Command::Attempts(arguments) => attempts(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
     };
     result.unwrap_or_else(|error| {
@@ -110,6 +117,27 @@ fn explain(arguments: &explain::Arguments, common: &Common) -> anyhow::Result<Ex
     let latest = state_dir(common).ok().and_then(|folder| daemon::latest_time(&folder));
     let moment = Clock::new(latest).moment(Timestamp::now());
     Ok(explain::run(arguments, &config.policy, moment, (common.json, &mut anstream::stdout().lock()))?)
+}
+
+/// The record, everything recorded so far in it, and what is recorded from then on.
+fn attempts(arguments: &attempts::Arguments, common: &Common) -> anyhow::Result<Exit> {
+    let audit = load(common)?.audit;
+    let Store::File(store) = audit.store else { bail!("there is no store: [audit] store is \"off\"") };
+    let store = state_dir(common)?.join(store);
+    let socket = control_socket(common)?;
+    // Listening begins before the store is read, so that nothing falls between.
+    let news = if arguments.follow { Some(control::follow(&socket)?) } else { None };
+    // Without a daemon the store is complete as it is.
+    let _ = control::send(&socket, &control::Request::Flush);
+    let (mut out, mut notes) = (anstream::stdout().lock(), anstream::stderr().lock());
+    let is_coloured = !common.json && io::stdout().is_terminal();
+    let now = ZonedDateTime::now();
+    let mut screen = Screen { out: &mut out, notes: &mut notes, json: common.json, is_coloured, now };
+    let shown = attempts::show(arguments, &store, &mut screen)?;
+    if let Some(news) = news {
+        attempts::follow(shown, news, &mut screen)?;
+    }
+    Ok(Exit::Done)
 }
 
 /// Reads the configuration for a command that needs it whole, and prints what is wrong with it.

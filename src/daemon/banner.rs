@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use jiff::tz::TimeZone;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -32,9 +33,10 @@ pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
         return;
     }
     let mut attempts = recorder.subscribe();
+    let zone = TimeZone::system();
     tasks.spawn(async move {
         while let Some(record) = attempts.next().await {
-            anstream::println!("{}", line(&record));
+            anstream::println!("{}", line(&record, &zone, true));
         }
     });
 }

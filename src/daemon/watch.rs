@@ -26,7 +26,7 @@ const ROUND: Duration = Duration::from_secs(30);
 type Look = Option<(u64, u64, u64, i64, i64)>;
 
 /// Watches a set of files.
-pub struct Watch {
+pub(super) struct Watch {
     looks: BTreeMap<PathBuf, Look>,
     events: Option<EventStream<[u8; 4096]>>,
 }
@@ -34,7 +34,7 @@ pub struct Watch {
 impl Watch {
     /// Remembers what `files` look like. Files that are not there yet count: they may come. One that was written
     /// since `read_at`, when reading began, may have been read before that: it counts as changed.
-    pub fn new(files: &[PathBuf], read_at: SystemTime) -> Self {
+    pub(super) fn new(files: &[PathBuf], read_at: SystemTime) -> Self {
         let read_at = read_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let raced = |look: &Look| look.is_some_and(|(.., written, _)| u64::try_from(written).is_ok_and(|at| at >= read_at));
         let remembered = |path: &PathBuf| (path.clone(), look(path).filter(|found| !raced(&Some(*found))));
@@ -44,7 +44,7 @@ impl Watch {
     }
 
     /// Waits until a file differs from what was remembered, and nobody has touched one for a second.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         let mut open = HashSet::new();
         let mut touched: Option<Instant> = None;
         let mut round = Instant::now() + ROUND;
