@@ -81,11 +81,13 @@ pub struct Answer {
 impl Answer {
     /// Reads an upstream's packet that has been matched to its query by id and address.
     ///
-    /// A DNAME counts by the name it makes of the asked one. Where the server made no CNAME of it, one is made here
-    /// (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the DNAME says, both are aliases. One that
-    /// would make too long a name ends the chain and is left behind.
+    /// A DNAME counts by the name it makes of the asked one, the nearest where there are several. Where the server made
+    /// no CNAME of it, one is made here (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the
+    /// DNAME says, both are aliases. One that would make too long a name ends the chain and is left behind. Of several
+    /// CNAMEs of one name the first counts.
     ///
-    /// Owners are written as pointers to the question or to the alias before, and so take its letters' case. Of several CNAMEs of one name the first counts. Of a truncated packet nothing is used but its header.
+    /// Owners are written as pointers to the question or to the alias before, and so take its letters' case; all other
+    /// names keep theirs. Of a truncated packet nothing is used but its header.
     ///
     /// # Errors
     /// [`BadAnswer`] says why it may not be passed on.

@@ -500,7 +500,11 @@ prop_compose! {
     ) -> Vec<u8> {
         const NAMES: [&str; 6] = ["www.a.example", "a.example", "b.example", "x.b.example", "C.example", "d.c.example"];
         let owner = if owner == 0 && compressed { vec![0xc0, 12] } else { name(NAMES[owner]) };
-        let target = if compressed && target_index < 2 { vec![0xc0, if target_index == 0 { 12 } else { 16 }] } else { name(NAMES[target_index]) };
+        let target = match (compressed, target_index) {
+            (true, 0) => vec![0xc0, 12],
+            (true, 1) => vec![0xc0, 16],
+            _ => name(NAMES[target_index]),
+        };
         let plain = name("t.example");
         let data = match rtype {
             1 => vec![192, 0, 2, 1],
@@ -565,7 +569,8 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut packet = message(0x8180, ("www.a.example", qtype), [&answers, &authorities, &[opt(1232, 0, 0, &option(15, &[0, 9, b'x']))]]);
+        let errors = opt(1232, 0, 0, &option(15, &[0, 9, b'x']));
+        let mut packet = message(0x8180, ("www.a.example", qtype), [&answers, &authorities, &[errors]]);
         for (index, byte) in changes {
             // Past the question, where the rest is still looked at.
             let at = 31 + index.index(packet.len() - 31);
