@@ -167,7 +167,8 @@ fn finish<'a>(
     }
 }
 
-/// QR and RA are set, AA is not: RD, CD and the operation are the query's (RFC 1035 section 4.1.1, RFC 4035 section 3.2.2).
+/// QR and RA are set, AA is not; RD, CD and the operation are the query's (RFC 1035 section 4.1.1, RFC 4035 section
+/// 3.2.2).
 fn header_bytes(header: Header, rcode: Rcode, sections: Sections, questions: u8, additional: u8) -> [u8; HEADER] {
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     let [i, d] = header.id.to_be_bytes();
@@ -548,9 +549,12 @@ mod tests {
             };
             let sinkhole = vec![IpAddr::from([192, 0, 2, 53]); usize::from(count)];
             let form = [Form::Nxdomain, Form::Nodata, Form::Refused, Form::Sinkhole(&sinkhole)][form];
-            reply(&packet, limit, |question, limit, out| refusal(question, &Refusal { form, ttl: 60, text: &text }, limit, out));
+            let refused = Refusal { form, ttl: 60, text: &text };
+            reply(&packet, limit, |question, limit, out| refusal(question, &refused, limit, out));
             let error = ExtendedError { code: 22, text: text.as_bytes() };
-            reply(&packet, limit, |question, limit, out| super::error(question, Rcode::SERVFAIL, Some(error), limit, out));
+            reply(&packet, limit, |question, limit, out| {
+                super::error(question, Rcode::SERVFAIL, Some(error), limit, out);
+            });
             let upstream = message(0x8180, (&asked, rtype::A), [&addresses(count), &[], &[]]);
             let kept = read(&upstream, &asked, rtype::A);
             reply(&packet, limit, answered(&kept, FRESH));

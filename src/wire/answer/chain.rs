@@ -30,6 +30,13 @@ pub(super) struct Link {
     pub(super) target: DomainName,
 }
 
+/// What a DNAME makes of a name.
+struct Made {
+    dname: Record,
+    owner_length: usize,
+    name: DomainName,
+}
+
 impl Chain {
     pub(super) fn follow(packet: &Packet<'_>, asked: &Asked<'_>, steps: &mut Steps) -> Result<Self, BadAnswer> {
         let is_alias =
@@ -68,26 +75,30 @@ impl Chain {
         name: &DomainName,
         steps: &mut Steps,
     ) -> Result<Option<Link>, BadAnswer> {
-        let (mut cname, mut dname) = (None, None);
+        let mut cname = None;
+        let mut dname: Option<Made> = None;
         for record in records {
             if record.rtype == rtype::CNAME {
                 if cname.is_none() && is_name(packet.bytes, record.owner, name.as_name(), steps)? {
                     cname = Some(*record);
                 }
-            } else if dname.is_none() {
-                dname = make_name(packet, record, name.as_name(), steps)?.map(|made| (*record, made));
+            } else if let Some(made) = make_name(packet, record, name.as_name(), steps)? {
+                // A zone has one that counts; of several the nearest is taken, wherever it stands.
+                if dname.as_ref().is_none_or(|other| other.owner_length < made.owner_length) {
+                    dname = Some(made);
+                }
             }
         }
         let link = |dname, cname, target| Link { name: name.clone(), dname, cname, target };
         Ok(match (cname, dname) {
             (Some(cname), dname) => {
                 let target = read_name(packet.bytes, cname.data, steps)?.name().to_owned();
-                if let Some((_, made)) = dname.as_ref().filter(|(_, made)| *made != target) {
-                    self.aliases.push(made.clone());
+                if let Some(made) = dname.as_ref().filter(|made| made.name != target) {
+                    self.aliases.push(made.name.clone());
                 }
-                Some(link(dname.map(|(record, _)| record), Some(cname), target))
+                Some(link(dname.map(|made| made.dname), Some(cname), target))
             }
-            (None, Some((dname, made))) => Some(link(Some(dname), None, made)),
+            (None, Some(made)) => Some(link(Some(made.dname), None, made.name)),
             (None, None) => None,
         })
     }
@@ -100,7 +111,7 @@ fn make_name(
     dname: &Record,
     name: NameRef<'_>,
     steps: &mut Steps,
-) -> Result<Option<DomainName>, BadAnswer> {
+) -> Result<Option<Made>, BadAnswer> {
     let owner = read_name(packet.bytes, dname.owner, steps)?;
     if !name.is_within(owner.name()) || name == owner.name() {
         return Ok(None);
@@ -113,5 +124,6 @@ fn make_name(
     if labels.any(|label| made.push_label(label).is_err()) {
         return Ok(None);
     }
-    Ok(made.close().ok().map(|made| made.name().to_owned()))
+    let owner_length = owner.name().as_wire().len();
+    Ok(made.close().ok().map(|made| Made { dname: *dname, owner_length, name: made.name().to_owned() }))
 }

@@ -10,7 +10,7 @@ mod chain;
 mod packet;
 mod service;
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use thiserror::Error;
 
@@ -81,11 +81,13 @@ pub struct Answer {
 impl Answer {
     /// Reads an upstream's packet that has been matched to its query by id and address.
     ///
-    /// A DNAME counts by the name it makes of the asked one. Where the server made no CNAME of it, one is made here
-    /// (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the DNAME says, both are aliases. One that
-    /// would make too long a name ends the chain and is left behind.
+    /// A DNAME counts by the name it makes of the asked one, the nearest where there are several. Where the server made
+    /// no CNAME of it, one is made here (RFC 6672 section 3.1), with the DNAME's TTL; where it made another than the
+    /// DNAME says, both are aliases. One that would make too long a name ends the chain and is left behind. Of several
+    /// CNAMEs of one name the first counts.
     ///
-    /// Owners are written as pointers to the question or to the alias before, and so take its letters' case. Of several CNAMEs of one name the first counts. Of a truncated packet nothing is used but its header.
+    /// Owners are written as pointers to the question or to the alias before, and so take its letters' case; all other
+    /// names keep theirs. Of a truncated packet nothing is used but its header.
     ///
     /// # Errors
     /// [`BadAnswer`] says why it may not be passed on.
@@ -209,6 +211,7 @@ impl Answer {
             answers: 0,
             authorities: 0,
             shortest: u32::MAX,
+            dnames: HashSet::new(),
         };
         let found = reading.push_chain(&chain)?;
         let negative = packet.rcode == Rcode::NXDOMAIN || !found;
@@ -245,6 +248,8 @@ struct Reading<'r, 'p> {
     authorities: u16,
     /// The shortest TTL of what decides how long the answer holds.
     shortest: u32,
+    /// Where the owners of the DNAMEs stand that have been written.
+    dnames: HashSet<usize>,
 }
 
 impl Reading<'_, '_> {
@@ -252,10 +257,8 @@ impl Reading<'_, '_> {
     fn push_chain(&mut self, chain: &Chain) -> Result<bool, BadAnswer> {
         // The question's name, which every message has at this place.
         let mut place = u16::try_from(HEADER).ok();
-        let mut last_dname = None;
         for link in &chain.links {
-            if let Some(dname) = link.dname.filter(|dname| last_dname != Some(dname.owner)) {
-                last_dname = Some(dname.owner);
+            if let Some(dname) = link.dname.filter(|dname| !self.dnames.contains(&dname.owner)) {
                 self.push_answer(&dname, Owner::AsRead)?;
                 let owner = read_name(self.packet.bytes, dname.owner, self.steps)?;
                 self.push_signatures(owner.name(), Owner::AsRead, rtype::DNAME)?;
@@ -268,7 +271,8 @@ impl Reading<'_, '_> {
         }
         let (end, owner) = (chain.end(self.asked), place.map_or(Owner::AsRead, Owner::At));
         if self.asked.qtype == rtype::ANY {
-            return self.push_owned(end, owner, |_, _| true);
+            // An alias is an answer to this question too.
+            return Ok(self.push_owned(end, owner, |_, _| true)? || !chain.links.is_empty());
         }
         let qtype = self.asked.qtype;
         let found = self.push_owned(end, owner, |_, record| record.rtype == qtype)?;
@@ -301,6 +305,10 @@ impl Reading<'_, '_> {
     }
 
     fn push_answer(&mut self, record: &Record, owner: Owner) -> Result<Option<u16>, BadAnswer> {
+        // A DNAME may serve several aliases of a chain, and be asked for with ANY besides.
+        if record.rtype == rtype::DNAME && !self.dnames.insert(record.owner) {
+            return Ok(None);
+        }
         self.answers += 1;
         self.shortest = self.shortest.min(record.ttl);
         self.body.push(record, owner, record.ttl, self.steps)
