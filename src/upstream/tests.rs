@@ -310,6 +310,18 @@ async fn trouble_of_one_server_is_passed_on_only_when_nobody_knows_better() {
 }
 
 #[tokio::test]
+async fn trouble_does_not_wait_for_a_server_that_is_silent() {
+    let trouble = Nameserver::start(|asked| vec![Say::Here(asked.reply(2))]);
+    let silent = Nameserver::with_address(HERE);
+    silent.set_silent(true);
+    let both = udp(&[&trouble, &silent]);
+    let begun = Instant::now();
+    let reply = both.ask(&query("a.example")).await.unwrap();
+    assert_eq!(crate::wire::query::rcode(&reply.packet), 2);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_zones_names_go_to_its_servers_and_to_nobody_else() {
     let [default, corp, lab] = [1, 2, 3].map(|last| Nameserver::with_address(Ipv4Addr::new(192, 0, 2, last)));
     let zone = |zone: &str, server: &Nameserver| Zone {
