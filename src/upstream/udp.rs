@@ -102,7 +102,7 @@ impl Pool {
         let mut open = locked(&self.open);
         open.retain(|socket| socket.upgrade().is_some_and(|socket| locked(&socket.state).room > 0));
         if open.len() < WIDTH {
-            match Arc::clone(&context.sockets).try_acquire_owned() {
+            match Arc::clone(&context.udp_sockets).try_acquire_owned() {
                 // A new one takes its first question at once: so a slow trickle of questions has a port for each.
                 Ok(permit) => {
                     let socket = self.open_socket(context, permit)?;
