@@ -12,8 +12,11 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
-    /// One permit for each socket towards a server.
-    pub(super) sockets: Arc<Semaphore>,
+    /// One permit for each UDP socket towards a server.
+    pub(super) udp_sockets: Arc<Semaphore>,
+    /// One permit for each connection: apart, so that a cut reply can be asked for again when datagrams have taken
+    /// all of theirs.
+    pub(super) tcp_sockets: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     pub(super) stopped: CancellationToken,
 }
@@ -26,9 +29,12 @@ const MIN_SOCKETS: usize = 16;
 
 impl Context {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        let sockets = socket_bound(descriptors_left());
+        let for_tcp = sockets / 4;
         Self {
             metrics,
-            sockets: Arc::new(Semaphore::new(socket_bound(descriptors_left()))),
+            udp_sockets: Arc::new(Semaphore::new(sockets - for_tcp)),
+            tcp_sockets: Arc::new(Semaphore::new(for_tcp)),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
         }

@@ -43,7 +43,8 @@ impl Health {
     /// A question has waited longer than [`patience`](Self::patience), or was refused by the network.
     /// True when the server becomes suspect: a probe has to tell a slow name from a dead server.
     pub(super) fn late(&mut self) -> bool {
-        self.smooth(self.patience());
+        // What is lost has no time. A third of the patience moves it back in the order without trying our patience more.
+        self.smooth((self.patience() / 3).max(self.round_trip.unwrap_or_default()));
         let news = self.state == State::Up;
         if news {
             self.state = State::Suspect;

@@ -197,22 +197,26 @@ impl Upstream {
     /// Joins the equal question in flight, or starts a task that asks: it outlives whoever started it.
     fn board(&self, query: &Query) -> Result<Flight, Failure> {
         let metrics = &self.context.metrics;
-        let mut in_flight = locked(&self.in_flight);
-        if let Some(flight) = in_flight.get(query) {
-            metrics.upstream_merged.increment();
-            return Ok(flight.clone());
-        }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            metrics.upstream_over_questions.increment();
-            return Err(Failure::Overloaded);
-        };
-        let servers = self.roster.servers_for(query.name.as_name());
         let (landed, flight) = oneshot::channel();
         let flight = flight.shared();
-        let query = Arc::new(query.clone());
-        in_flight.insert(Arc::clone(&query), flight.clone());
+        let (query, place) = {
+            let mut in_flight = locked(&self.in_flight);
+            if let Some(flight) = in_flight.get(query) {
+                metrics.upstream_merged.increment();
+                return Ok(flight.clone());
+            }
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                metrics.upstream_over_questions.increment();
+                return Err(Failure::Overloaded);
+            };
+            let query = Arc::new(query.clone());
+            in_flight.insert(Arc::clone(&query), flight.clone());
+            (query, place)
+        };
+        let servers = self.roster.servers_for(query.name.as_name());
         let departure = Departure { query, in_flight: Arc::clone(&self.in_flight) };
         let metrics = Arc::clone(metrics);
+        // Without the lock: a runtime that is shutting down drops the task, and with it the departure, at once.
         self.context.spawn(async move {
             let outcome = race(&servers, &departure.query).await.map(Arc::new);
             if let Err(failure) = &outcome {
@@ -256,7 +260,7 @@ enum Miss {
     /// Refused, no route, or the connection was lost.
     Network,
     /// Something came that was not the reply.
-    NearMiss,
+    Mismatch,
     /// FORMERR or NOTIMP without the question.
     Bare,
     /// A bound of ours.

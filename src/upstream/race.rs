@@ -62,8 +62,7 @@ pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<
                     heard.silent = true;
                     return heard.verdict();
                 }
-                // Who has already said or shown that it will not answer is not asked again.
-                match plan.find(|(_, server)| !heard.is_done(server)) {
+                match plan.find(|(_, server)| heard.wants(server)) {
                     Some((round, server)) => {
                         latest = Some(Arc::clone(&server));
                         next = Instant::now() + server.vitals.with(|health| health.patience()) * (1 << round);
@@ -73,7 +72,8 @@ pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<
                             (server, outcome)
                         });
                     }
-                    None if out.is_empty() => return heard.verdict(),
+                    // A second opinion on trouble is worth patience, not all the time there is.
+                    None if out.is_empty() || heard.trouble.is_some() => return heard.verdict(),
                     None => next = end,
                 }
             }
@@ -123,14 +123,17 @@ impl Heard {
         self.done.push(server);
         match outcome {
             Ok(reply) => self.trouble = Some(reply),
-            Err(Miss::Network | Miss::NearMiss | Miss::Bare) => self.network = true,
+            Err(Miss::Network | Miss::Mismatch | Miss::Bare) => self.network = true,
             Err(Miss::Down | Miss::Spent) => self.silent = true,
             Err(Miss::Full) => self.full = true,
         }
     }
 
-    fn is_done(&self, server: &Arc<Server>) -> bool {
-        self.done.iter().any(|done| Arc::ptr_eq(done, server))
+    /// Is the server worth a question? Not one that has said or shown already that it will not answer, nor, once there
+    /// is a reply of any kind, one that is down.
+    fn wants(&self, server: &Arc<Server>) -> bool {
+        let done = self.done.iter().any(|done| Arc::ptr_eq(done, server));
+        !done && (self.trouble.is_none() || server.vitals.state() != State::Down)
     }
 
     /// The last reply where there was one, whatever it says; else the reason that tells most.

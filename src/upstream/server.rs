@@ -96,7 +96,7 @@ impl Server {
     pub(super) async fn ask(self: &Arc<Self>, query: &Arc<Query>, budget: &Budget) -> Result<Reply, Miss> {
         let _place = self.enter()?;
         let outcome = self.ask_as_it_likes(query, budget).await;
-        if matches!(outcome, Err(Miss::Network | Miss::NearMiss | Miss::Bare)) && self.vitals.refused() {
+        if matches!(outcome, Err(Miss::Network | Miss::Mismatch | Miss::Bare)) && self.vitals.refused() {
             self.probe();
         }
         outcome.map(|packet| Reply { packet: packet.into(), server: self.address })
@@ -140,14 +140,20 @@ impl Server {
     /// Over UDP, and where that was cut or tampered with, over TCP.
     async fn exchange(&self, query: &Arc<Query>, edns: bool, budget: &Budget) -> Result<Vec<u8>, Miss> {
         budget.spend()?;
-        let Some(udp) = &self.udp else { return self.tcp.exchange(&self.context, query, edns).await };
+        let Some(udp) = &self.udp else { return self.exchange_whole(query, edns).await };
         match udp.exchange(&self.context, query, edns).await {
             Ok(packet) if query::is_truncated(&packet) => self.context.metrics.upstream_tcp_truncated.increment(),
-            Err(Miss::NearMiss) => self.context.metrics.upstream_tcp_near_miss.increment(),
+            Err(Miss::Mismatch) => self.context.metrics.upstream_tcp_near_miss.increment(),
             outcome => return outcome,
         }
         budget.spend()?;
-        self.tcp.exchange(&self.context, query, edns).await
+        self.exchange_whole(query, edns).await
+    }
+
+    /// Over TCP, where nothing has a reason to be cut.
+    async fn exchange_whole(&self, query: &Arc<Query>, edns: bool) -> Result<Vec<u8>, Miss> {
+        let packet = self.tcp.exchange(&self.context, query, edns).await?;
+        if query::is_truncated(&packet) { Err(Miss::Mismatch) } else { Ok(packet) }
     }
 
     /// Sees to it that a task probes this server.

@@ -121,7 +121,7 @@ impl Connections {
         if !busy || open.len() >= CONNECTIONS {
             return least.cloned().ok_or(Miss::Full);
         }
-        let Ok(permit) = Arc::clone(&context.sockets).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&context.tcp_sockets).try_acquire_owned() else {
             context.metrics.upstream_over_sockets.increment();
             return least.cloned().ok_or(Miss::Full);
         };

@@ -233,17 +233,26 @@ async fn losing_one_of_two_servers_costs_no_answer() {
         let upstream = udp(&[&first, &second]);
         let mut first = Some(first);
         let dead = first.as_ref().unwrap().address();
-        for index in 0..60 {
-            if index == 20 && killed {
+        let mut asked = 0;
+        // The dead one is found out when its turn comes.
+        while asked < 60 || state(&upstream, dead) != State::Down {
+            if asked == 20 && killed {
                 first = None;
-            } else if index == 20 {
+            } else if asked == 20 {
                 first.as_ref().unwrap().set_silent(true);
             }
             let begun = Instant::now();
-            assert_eq!(ask(&upstream, &format!("n{index}.example")).await, Ok(HERE));
-            assert!(begun.elapsed() < Duration::from_secs(1), "{index}: {:?}", begun.elapsed());
+            assert_eq!(ask(&upstream, &format!("n{asked}.example")).await, Ok(HERE));
+            assert!(begun.elapsed() < Duration::from_millis(1500), "{asked}: {:?}", begun.elapsed());
+            asked += 1;
+            assert!(asked < 20_000, "it is never found out");
         }
-        eventually("it is known to be down", || state(&upstream, dead) == State::Down).await;
+        // Nobody has to ask for its return to be noticed.
+        let begun = Instant::now();
+        let first = first.unwrap_or_else(|| Nameserver::start_at(dead, |asked| vec![Say::Here(asked.address(HERE))]));
+        first.set_silent(false);
+        eventually("it is back", || state(&upstream, dead) == State::Up).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }
 
@@ -307,6 +316,18 @@ async fn trouble_of_one_server_is_passed_on_only_when_nobody_knows_better() {
         assert_eq!(crate::wire::query::rcode(&reply.packet), rcode);
         assert!(begun.elapsed() < Duration::from_secs(1));
     }
+}
+
+#[tokio::test]
+async fn trouble_does_not_wait_for_a_server_that_is_silent() {
+    let trouble = Nameserver::start(|asked| vec![Say::Here(asked.reply(2))]);
+    let silent = Nameserver::with_address(HERE);
+    silent.set_silent(true);
+    let both = udp(&[&trouble, &silent]);
+    let begun = Instant::now();
+    let reply = both.ask(&query("a.example")).await.unwrap();
+    assert_eq!(crate::wire::query::rcode(&reply.packet), 2);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -456,6 +477,29 @@ async fn past_the_bound_a_question_is_turned_away() {
     assert_eq!(upstream.context.metrics.upstream_over_questions.value(), 1);
     drop(all);
     assert_eq!(ask(&upstream, "a.example").await, Ok(HERE));
+}
+
+#[tokio::test]
+async fn few_descriptors_suffice_for_a_few_questions_and_the_rest_is_turned_away() {
+    let server = Nameserver::start(|asked| {
+        let mut reply = asked.address(HERE);
+        if !asked.tcp && asked.name.starts_with("big") {
+            reply[2] |= 0x02;
+        }
+        vec![Say::Here(reply)]
+    });
+    let upstream = udp(&[&server]);
+    let sockets = &upstream.context.udp_sockets;
+    sockets.forget_permits(sockets.available_permits().saturating_sub(4));
+    for index in 0..40 {
+        let name = if index % 4 == 0 { format!("big{index}.example") } else { format!("n{index}.example") };
+        assert_eq!(ask(&upstream, &name).await, Ok(HERE), "{index}");
+    }
+    server.set_silent(true);
+    let names: Vec<_> = (0..40).map(|index| format!("x{index}.example")).collect();
+    let outcomes = join_all(names.iter().map(|name| ask(&upstream, name))).await;
+    assert!(outcomes.contains(&Err(Failure::Overloaded)), "{outcomes:?}");
+    assert!(upstream.context.metrics.upstream_over_sockets.value() > 0);
 }
 
 #[tokio::test]

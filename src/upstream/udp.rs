@@ -10,7 +10,8 @@
 //! question, which costs four times as much, and decodes every reply.
 
 use std::{
-    io, mem,
+    io::{self, ErrorKind},
+    mem,
     net::SocketAddr,
     sync::{Arc, Mutex, Weak},
     time::Duration,
@@ -54,7 +55,7 @@ struct Asked {
     query: Arc<Query>,
     at: Instant,
     answered: bool,
-    waiter: Option<oneshot::Sender<Result<Vec<u8>, Miss>>>,
+    waiter: Option<oneshot::Sender<Outcome>>,
 }
 
 /// What arrived.
@@ -101,7 +102,7 @@ impl Pool {
         let mut open = locked(&self.open);
         open.retain(|socket| socket.upgrade().is_some_and(|socket| locked(&socket.state).room > 0));
         if open.len() < WIDTH {
-            match Arc::clone(&context.sockets).try_acquire_owned() {
+            match Arc::clone(&context.udp_sockets).try_acquire_owned() {
                 // A new one takes its first question at once: so a slow trickle of questions has a port for each.
                 Ok(permit) => {
                     let socket = self.open_socket(context, permit)?;
@@ -130,7 +131,17 @@ impl Pool {
     }
 
     fn open_socket(&self, context: &Context, permit: OwnedSemaphorePermit) -> Result<Arc<Socket>, Miss> {
-        let inner = connected(self.server).map_err(|_| Miss::Network)?;
+        let inner = connected(self.server).map_err(|error| {
+            // No route, or a firewall of our own: another server may be reached.
+            const UNREACHABLE: [ErrorKind; 3] =
+                [ErrorKind::NetworkUnreachable, ErrorKind::HostUnreachable, ErrorKind::PermissionDenied];
+            if UNREACHABLE.contains(&error.kind()) {
+                return Miss::Network;
+            }
+            // Descriptors, ports or memory have run out.
+            context.metrics.upstream_over_sockets.increment();
+            Miss::Full
+        })?;
         let state = SocketState { room: QUESTIONS, asked: Vec::with_capacity(QUESTIONS) };
         let socket = Arc::new(Socket { inner, state: Mutex::new(state) });
         context.spawn(serve(Arc::clone(&socket), Arc::clone(&self.vitals), permit));
@@ -138,7 +149,11 @@ impl Pool {
     }
 }
 
-type Place = (Arc<Socket>, u16, oneshot::Receiver<Result<Vec<u8>, Miss>>);
+/// What became of a question.
+type Outcome = Result<Vec<u8>, Miss>;
+
+/// A socket with the id a question has on it, and where its outcome will be.
+type Place = (Arc<Socket>, u16, oneshot::Receiver<Outcome>);
 
 fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(
@@ -163,7 +178,7 @@ async fn serve(socket: Arc<Socket>, vitals: Arc<Vitals>, _permit: OwnedSemaphore
                     Delivery::Expected => {}
                     Delivery::NearMiss => {
                         vitals.metrics().upstream_near_misses.increment();
-                        return socket.end(Miss::NearMiss);
+                        return socket.end(Miss::Mismatch);
                     }
                 },
                 // ICMP said that nobody listens there, or the network is gone.
@@ -187,7 +202,7 @@ async fn serve(socket: Arc<Socket>, vitals: Arc<Vitals>, _permit: OwnedSemaphore
 
 impl Socket {
     /// Takes a question, unless the socket is full or closing.
-    fn register(&self, query: &Arc<Query>) -> Option<(u16, oneshot::Receiver<Result<Vec<u8>, Miss>>)> {
+    fn register(&self, query: &Arc<Query>) -> Option<(u16, oneshot::Receiver<Outcome>)> {
         let mut state = locked(&self.state);
         state.room = state.room.checked_sub(1)?;
         let id = std::iter::repeat_with(rand::random).find(|&id| state.asked.iter().all(|asked| asked.id != id))?;

@@ -41,8 +41,10 @@ pub enum Say {
     HangUp,
 }
 
+type Answer = dyn Fn(&Asked) -> Vec<Say> + Send + Sync;
+
 struct Script {
-    answer: Box<dyn Fn(&Asked) -> Vec<Say> + Send + Sync>,
+    answer: Box<Answer>,
     asked: Mutex<Vec<Asked>>,
     silent: AtomicBool,
     ended: AtomicBool,
