@@ -70,8 +70,10 @@ async fn an_attempt_is_in_file_and_store_within_a_second_and_they_say_the_same()
         ..attempt("[::ffff:192.0.2.7]:5353", "connect.eu.ngrok-agent.com")
     };
     recorder.record(attempt);
-    recorder.flush().await;
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    while bench.rows().is_empty() || bench.lines().is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let id = bench.rows()[0].id;
     let expected = format!(
         r#"{{"version":1,"id":"{id}","time":"2027-01-15T08:00:00.000Z","decision":"blocked","way":"dns","client":{{"address":"192.0.2.7","port":5353}},"via":"10.0.0.53","group":"build-hosts","transport":"udp","question":{{"name":"connect.eu.ngrok-agent.com","type":"TYPE65280","class":"IN"}},"rule":"ngrok/connect","evidence":{{"alias":"tunnel.ngrok.com"}},"action":"nxdomain","rcode":"NXDOMAIN","count":1,"first":"2027-01-15T08:00:00.000Z","last":"2027-01-15T08:00:00.000Z"}}"#
@@ -182,15 +184,15 @@ async fn readers_see_whole_rows_while_the_worker_writes() {
             let path = bench.path("attempts.db");
             std::thread::spawn(move || {
                 let mut seen = 0;
-                while seen < 2000 {
+                while seen < 400 {
                     seen = Reader::open(&path).unwrap().newest(&Filter::default(), 10_000).unwrap().len();
                 }
             })
         })
         .collect();
-    for number in 0..2000 {
+    for number in 0..400 {
         recorder.record(now_attempt("192.0.2.7:1", &format!("n{number}.example")));
-        if number % 100 == 0 {
+        if number % 20 == 0 {
             recorder.flush().await;
         }
     }
