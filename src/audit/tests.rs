@@ -104,6 +104,7 @@ async fn repeats_are_one_row_with_a_count_and_two_lines_with_one_id() {
     assert!(follower.next().await.is_none(), "the recorder has stopped");
     recorder.record(now_attempt("192.0.2.7:1", "late.example"));
     assert_eq!((bench.metrics.audit_attempts.value(), recorder.health().lost), (12, 1));
+    assert!(!bench.path("attempts.db-wal").exists(), "the store was closed before the answer");
     recorder.flush().await;
     recorder.stop().await;
 }
