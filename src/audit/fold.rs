@@ -183,6 +183,11 @@ impl Folds {
         self.open.is_empty()
     }
 
+    /// Gives no id up to this one any more: it is taken.
+    pub(super) fn go_on_above(&mut self, id: Id) {
+        self.last_id = self.last_id.max(id);
+    }
+
     /// The highest id that was given.
     pub(super) fn last_id(&self) -> Id {
         self.last_id

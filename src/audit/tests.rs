@@ -292,6 +292,23 @@ async fn ids_grow_over_a_restart_even_if_the_clock_went_back() {
     assert_eq!(names, ["one.example", "two.example"]);
 }
 
+#[tokio::test]
+async fn a_reload_that_goes_over_to_another_store_spoils_no_row_of_it() {
+    let mut bench = Bench::new();
+    let recorder = bench.start();
+    let future = Timestamp::now() + Duration::from_secs(3600);
+    recorder.record(Attempt { time: future, ..attempt("192.0.2.7:1", "one.example") });
+    recorder.stop().await;
+    bench.options.store = Store::Off;
+    let recorder = bench.start();
+    bench.options.store = Store::File("attempts.db".into());
+    recorder.reconfigure(&bench.options, bench.folder.path()).await.unwrap();
+    recorder.record(Attempt { time: future, ..attempt("192.0.2.7:1", "two.example") });
+    recorder.stop().await;
+    let names: Vec<_> = bench.rows().into_iter().map(|row| row.question.name.unwrap()).collect();
+    assert_eq!(names, ["one.example", "two.example"]);
+}
+
 #[test]
 fn a_state_folder_that_cannot_be_written_is_an_error_that_names_it() {
     let bench = Bench::new();

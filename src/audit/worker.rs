@@ -304,6 +304,9 @@ impl Worker {
         }
         self.outputs.database.iter_mut().for_each(|database| database.give_up(&self.shared.metrics));
         self.outputs = outputs;
+        if let Some(id) = self.outputs.database.as_ref().and_then(Database::last_id) {
+            self.folds.go_on_above(id);
+        }
         self.write(true);
     }
 
