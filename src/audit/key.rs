@@ -61,7 +61,10 @@ fn address_key(address: IpAddr) -> AddressKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::name::{DomainName, NameBuffer};
 
     #[test]
     fn a_names_key_begins_with_that_of_every_zone_it_is_in_and_with_no_others() {
@@ -87,5 +90,30 @@ mod tests {
         let host = network_range("192.0.2.7/32".parse().unwrap());
         let network = network_range("192.0.2.0/24".parse().unwrap());
         assert!(network.0 < host.0 && host.0 == host.1 && host.1 < network.1);
+    }
+
+    fn any_name() -> impl Strategy<Value = DomainName> {
+        let label = prop::collection::vec(prop::sample::select(&b"ab.\\0\x00\xff"[..]), 1..4);
+        prop::collection::vec(label, 0..5).prop_map(|labels| {
+            let mut buffer = NameBuffer::new();
+            buffer.clear();
+            labels.iter().for_each(|label| buffer.push_label(label).unwrap());
+            buffer.close().unwrap().name().to_owned()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn keys_tell_what_lies_below_a_name_as_the_names_do(name in any_name(), zone in any_name()) {
+            let is_within = name_key(&name.to_string()).starts_with(&name_key(&zone.to_string()));
+            prop_assert_eq!(is_within, name.is_within(zone.as_name()), "{} within {}", name, zone);
+        }
+
+        #[test]
+        fn a_names_own_parents_are_zones_of_its_key(name in any_name()) {
+            for parent in name.as_name().suffixes() {
+                prop_assert!(name_key(&name.to_string()).starts_with(&name_key(&parent.to_string())));
+            }
+        }
     }
 }

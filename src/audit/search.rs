@@ -1,6 +1,7 @@
 //! Looking things up in the store, with or without a daemon that writes to it.
 
 use std::{
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -9,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter, types::Value};
 use thiserror::Error;
 
@@ -69,7 +71,15 @@ pub enum SearchError {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// It cannot be opened.
+    /// The file cannot be read by us.
+    #[error("cannot open the record {}", path.display())]
+    Denied {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite cannot open it.
     #[error("cannot open the record {}", path.display())]
     Open {
         /// The store.
@@ -108,8 +118,13 @@ impl Reader {
     /// # Errors
     /// There is none, it cannot be opened, or it is of another version.
     pub fn open(path: &Path) -> Result<Self, SearchError> {
-        if !path.exists() {
-            return Err(SearchError::Absent { path: path.into() });
+        // Not by opening it: to close a file gives up every lock that this process has on it (fcntl(2)).
+        match access(path, AccessFlags::R_OK).map_err(io::Error::from) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SearchError::Absent { path: path.into() });
+            }
+            Err(source) => return Err(SearchError::Denied { path: path.into(), source }),
         }
         let opened = open(path, false).or_else(|error| {
             // Without a log nobody is writing, and what may not be written to can be read as it is.

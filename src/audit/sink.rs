@@ -20,7 +20,7 @@ use std::{
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Condition, Sink, SinkHealth};
+use super::{Sink, SinkHealth, health::Watched};
 use crate::{metrics::Metrics, problem::printable};
 
 /// How soon a sink that failed is tried again.
@@ -50,7 +50,7 @@ pub(super) struct Outlet {
     written: usize,
     /// The file ends in the middle of a line that is not ours to continue.
     is_torn: bool,
-    condition: Condition,
+    watched: Watched,
     retry_at: Option<Instant>,
 }
 
@@ -63,13 +63,13 @@ impl Outlet {
         };
         Self {
             sink: sink.clone(),
-            part,
             file: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             written: 0,
             is_torn: false,
-            condition: Condition::Working,
+            watched: Watched::new(&format!("audit sink {part}")),
+            part,
             retry_at: None,
         }
     }
@@ -81,12 +81,12 @@ impl Outlet {
 
     /// How it is doing.
     pub(super) fn health(&self) -> SinkHealth {
-        SinkHealth { sink: self.part.clone(), condition: self.condition.clone() }
+        SinkHealth { sink: self.part.clone(), condition: self.watched.condition().clone() }
     }
 
     /// Does anything wait for it, or it for being tried again?
     pub(super) fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || self.condition != Condition::Working
+        !self.waiting.is_empty() || !self.watched.is_working()
     }
 
     /// Takes a line, its newline included; [`write`](Self::write) writes it, and so does this once many wait.
@@ -97,8 +97,8 @@ impl Outlet {
         if self.waiting_bytes + line.len() > MAX_WAITING {
             metrics.audit_lost_sink.increment();
             // Only a reader that stalls gets here without an error.
-            if self.condition == Condition::Working {
-                self.condition.fail(&self.named(), "its reader does not keep up", now);
+            if self.watched.is_working() {
+                self.watched.fail("its reader does not keep up", now);
             }
             return;
         }
@@ -113,11 +113,11 @@ impl Outlet {
         }
         self.retry_at = None;
         match self.open().and_then(|()| self.write_waiting()) {
-            Ok(()) => self.condition.recover(&self.named()),
+            Ok(()) => self.watched.recover(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 metrics.audit_failures_sink.increment();
-                self.condition.fail(&self.named(), &error.to_string(), now);
+                self.watched.fail(&error.to_string(), now);
                 self.retry_at = Some(Instant::now() + RETRY);
             }
         }
@@ -134,10 +134,6 @@ impl Outlet {
     /// Counts what still waits as lost.
     pub(super) fn give_up(&self, metrics: &Metrics) {
         metrics.audit_lost_sink.add(self.waiting.len().try_into().unwrap_or(u64::MAX));
-    }
-
-    fn named(&self) -> String {
-        format!("audit sink {}", self.part)
     }
 
     fn open(&mut self) -> io::Result<()> {
@@ -239,7 +235,7 @@ fn is_ready(file: &File) -> io::Result<bool> {
 mod tests {
     use std::{fs, os::unix::fs::FileTypeExt};
 
-    use super::*;
+    use super::{super::Condition, *};
 
     fn outlet(path: &Path) -> Outlet {
         Outlet::new(&Sink::File(path.into()))
@@ -305,9 +301,9 @@ mod tests {
         assert_eq!(metrics.audit_lost_sink.value() + kept, 2000);
         assert!(metrics.audit_failures_sink.value() >= 1);
         assert!(
-            matches!(&outlet.condition, Condition::Failing { why, .. } if why.contains("No space")),
+            matches!(outlet.watched.condition(), Condition::Failing { why, .. } if why.contains("No space")),
             "{:?}",
-            outlet.condition
+            outlet.watched
         );
     }
 

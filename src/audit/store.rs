@@ -21,6 +21,7 @@ use tracing::error;
 
 use super::{
     Client, Condition, Id, Matched, Record,
+    health::Watched,
     key::{client_range, name_key},
     sink::FILE_MODE,
 };
@@ -94,7 +95,7 @@ pub(super) struct Database {
     /// Device and number of the file that is open.
     file: Option<(u64, u64)>,
     pending: BTreeMap<Id, Record>,
-    condition: Condition,
+    watched: Watched,
     retry_at: Option<Instant>,
     set_aside_at: Option<Instant>,
 }
@@ -113,8 +114,8 @@ pub(super) enum StoreError {
 impl Database {
     /// A store, not yet opened.
     pub(super) fn new(path: PathBuf) -> Self {
-        let (condition, pending) = (Condition::Working, BTreeMap::new());
-        Self { path, connection: None, file: None, pending, condition, retry_at: None, set_aside_at: None }
+        let (watched, pending) = (Watched::new(&format!("audit store {}", path.display())), BTreeMap::new());
+        Self { path, connection: None, file: None, pending, watched, retry_at: None, set_aside_at: None }
     }
 
     /// Where it is.
@@ -124,12 +125,12 @@ impl Database {
 
     /// How it is doing.
     pub(super) fn condition(&self) -> &Condition {
-        &self.condition
+        self.watched.condition()
     }
 
     /// Does anything wait for it, or it for being tried again?
     pub(super) fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || self.condition != Condition::Working || self.connection.is_none()
+        !self.pending.is_empty() || !self.watched.is_working() || self.connection.is_none()
     }
 
     /// Opens it if it is not open, and moves a broken file aside.
@@ -179,7 +180,7 @@ impl Database {
             return;
         }
         match self.try_write() {
-            Ok(()) => self.condition.recover(&self.named()),
+            Ok(()) => self.watched.recover(),
             Err(error) => self.failed(&error, metrics, now),
         }
     }
@@ -205,7 +206,7 @@ impl Database {
 
     fn failed(&mut self, error: &StoreError, metrics: &Metrics, now: Timestamp) {
         metrics.audit_failures_store.increment();
-        self.condition.fail(&self.named(), &with_cause(error), now);
+        self.watched.fail(&with_cause(error), now);
         self.retry_at = Some(Instant::now() + RETRY);
         let StoreError::Sqlite(error) = error else { return };
         if is_broken(error) && self.may_set_aside() {
@@ -246,10 +247,6 @@ impl Database {
         self.pending.clear();
     }
 
-    fn named(&self) -> String {
-        format!("audit store {}", self.path.display())
-    }
-
     fn may_set_aside(&self) -> bool {
         self.set_aside_at.is_none_or(|at| at.elapsed() >= SET_ASIDE_EVERY)
     }
@@ -258,7 +255,7 @@ impl Database {
         self.connection = None;
         self.set_aside_at = Some(Instant::now());
         let aside = beside(&self.path, &Timestamp::now().strftime(".corrupt-%Y%m%dT%H%M%SZ").to_string());
-        error!("{} is broken ({why}): moved to {} and begun anew", self.named(), aside.display());
+        error!("audit store {} is broken ({why}): moved to {} and begun anew", self.path.display(), aside.display());
         // The log belongs to the broken file: with a new one it would be played into that.
         for (from, to) in [
             (self.path.clone(), aside.clone()),

@@ -126,8 +126,9 @@ impl Worker {
                 Err(_) => self.restart(),
             }
         };
-        // The queue closes before the answer, so that whatever comes after it is counted as lost.
-        let Self { messages, shared, .. } = self;
+        // Files and queue close before the answer: the store then needs no log, and what comes later is counted as lost.
+        let Self { messages, shared, outputs, .. } = self;
+        drop(outputs);
         let late = messages.try_iter().filter(|message| matches!(message, Message::Attempt(_))).count();
         shared.metrics.audit_lost_worker.add(late.try_into().unwrap_or(u64::MAX));
         drop(messages);
@@ -303,6 +304,9 @@ impl Worker {
         }
         self.outputs.database.iter_mut().for_each(|database| database.give_up(&self.shared.metrics));
         self.outputs = outputs;
+        if let Some(id) = self.outputs.database.as_ref().and_then(Database::last_id) {
+            self.folds.go_on_above(id);
+        }
         self.write(true);
     }
 
