@@ -425,4 +425,30 @@ mod tests {
         assert!(more.iter().all(Option::is_some) && access.is_crowded());
         assert_eq!(access.metrics.connections_refused.value(), 2);
     }
+
+    #[test]
+    fn connections_leave_half_of_the_files_to_the_rest_of_us() {
+        let access = access(&Options { connections: usize::MAX, ..Options::default() }, &[]);
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert!(access.limits().connections as u64 <= soft / 2, "{:?}", access.limits());
+    }
+
+    #[test]
+    fn many_threads_take_no_more_than_there_is_and_leave_nothing_behind() {
+        let access = access(&Options { waiting: 8, waiting_per_client: 3, ..Options::default() }, &[]);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let access = &access;
+                scope.spawn(move || {
+                    for round in 0..500 {
+                        let client = format!("10.0.0.{}", (thread + round) % 3);
+                        let held: Vec<Permit> = (0..4).map_while(|_| access.wait(&asker(&client, None))).collect();
+                        assert!(held.len() <= 3);
+                    }
+                });
+            }
+        });
+        assert_eq!(access.waiting.total.load(Ordering::Relaxed), 0);
+        assert!(access.waiting.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
 }

@@ -206,6 +206,9 @@ impl OpenError {
                  `sudo sysctl net.ipv4.ip_unprivileged_port_start={}`; {ELSEWHERE}",
                 address.port()
             ),
+            Self::NotHere { own, .. } if own.is_empty() => {
+                "give 0.0.0.0 or [::], which stand for every address, under [listen] dns".to_owned()
+            }
             Self::NotHere { own, .. } => {
                 let own: Vec<String> = own.iter().map(IpAddr::to_string).collect();
                 format!("it has {}; give one of these, or 0.0.0.0 or [::] for all, under [listen] dns", own.join(", "))
