@@ -8,11 +8,8 @@
     reason = "a test that fails should say where"
 )]
 
-mod commands;
-mod documents;
 mod house;
 mod questions;
-mod reload;
+mod real_client;
 mod scenarios;
 mod support;
-mod upstreams;

@@ -51,9 +51,9 @@ async fn where_nothing_refuses_it_ngrok_dials_its_default_ingress() {
 #[tokio::test]
 async fn ngrok_is_told_that_its_default_ingress_does_not_exist_and_the_upstream_is_not_asked() {
     let (upstream, ingress) = (Upstream::start().await, Ingress::start().await);
-    let daemon = Daemon::start(&configuration(upstream.address)).await;
+    let daemon = Daemon::start(&configuration(upstream.address));
 
-    let outcome = connect(daemon.dns, &ingress, DEFAULT_INGRESS).await;
+    let outcome = connect(daemon.dns(), &ingress, DEFAULT_INGRESS).await;
 
     let ConnectError::Tcp(cause) = &outcome else { panic!("no lookup failure: {outcome:?}") };
     let lookup = cause.get_ref().and_then(|cause| cause.downcast_ref::<NetError>()).unwrap();
@@ -64,10 +64,10 @@ async fn ngrok_is_told_that_its_default_ingress_does_not_exist_and_the_upstream_
 #[tokio::test]
 async fn ngrok_opens_its_session_over_tls_at_the_own_ingress() {
     let (upstream, ingress) = (Upstream::start().await, Ingress::start().await);
-    let daemon = Daemon::start(&configuration(upstream.address)).await;
+    let daemon = Daemon::start(&configuration(upstream.address));
 
     // The listener is no ngrok: it hangs up after the first bytes, which fails the session, not TLS.
-    let outcome = connect(daemon.dns, &ingress, OWN_INGRESS).await;
+    let outcome = connect(daemon.dns(), &ingress, OWN_INGRESS).await;
 
     assert!(matches!(outcome, ConnectError::Start(_) | ConnectError::Auth(_)), "{outcome:?}");
     let greeting = ingress.greeting().await;
