@@ -194,7 +194,8 @@ fn every_key_reaches_its_option() {
         "#,
     );
     // Taken apart field by field, so that a new section is not forgotten here.
-    let Config { path, listen, upstream, cache, limits, audit, organization, policy: _, outline } = scene.config();
+    let Config { path, listen, upstream, cache, limits, audit, organization, client_networks: _, policy: _, outline } =
+        scene.config();
     assert_eq!(path, Some(scene.path("w.toml")));
     let dns = vec!["192.0.2.1:53".parse().unwrap(), "[::1]:5300".parse().unwrap()];
     assert_eq!(listen, crate::listen::Options { dns, admin: Admin::Off, socket: Some(scene.path("control")) });
