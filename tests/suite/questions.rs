@@ -29,6 +29,7 @@ crl.ngrok-agent.com.              60 IN A     198.51.100.8
 tunnel.us.ngrok.com.example.org.  60 IN A     192.0.2.2
 notngrok-agent.com.               60 IN A     192.0.2.3
 my.example.net.                   60 IN CNAME connect.ngrok-agent.com.
+acme.example.                     60 IN CNAME connect.ngrok-agent.com.
 ";
 
 fn start() -> (Upstream, Daemon) {
@@ -105,6 +106,18 @@ fn neighbours_of_blocked_names_and_the_own_ingress_pass_and_an_alias_does_not() 
     assert_eq!((&own["question"]["name"], &own["count"]), (&"connect.acme.example".into(), &2.into()));
     let [blocked] = &of("blocked")[..] else { panic!("one refusal is on record") };
     assert_eq!(blocked["evidence"]["alias"], "connect.ngrok-agent.com");
+}
+
+#[test]
+fn a_name_above_the_own_ingress_that_is_refused_for_its_alias_does_not_deny_the_ingress() {
+    let (_upstream, daemon) = start();
+    // The second time from the cache.
+    for round in 0..2 {
+        let reply = ask("acme.example.", RecordType::A).udp(daemon.dns());
+        let shown = (reply.metadata.response_code, reply.answers.len(), reply.authorities.len());
+        // NXDOMAIN would say that nothing exists below (RFC 8020).
+        assert_eq!(shown, (ResponseCode::NoError, 0, 1), "round {round}: {reply}");
+    }
 }
 
 #[test]
