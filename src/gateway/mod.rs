@@ -211,7 +211,11 @@ impl Gateway {
         let mut reply = Vec::with_capacity(512);
         let step = match outcome {
             Ok(answer) => {
-                let found = Found { answer: self.keep(&key, answer), age: 0, fresh: true };
+                let fresh = Found { answer: self.keep(&key, answer), age: 0, fresh: true };
+                // A resolver that is cut off from the world says SERVFAIL, which is no more of an answer than silence
+                // (RFC 8767).
+                let is_none = matches!(fresh.answer.rcode(), Rcode::SERVFAIL | Rcode::REFUSED);
+                let found = waiting.stale.take().filter(|_| is_none).unwrap_or(fresh);
                 self.deliver(&case, &found, waiting.pass, &mut waiting.note, &mut reply)
             }
             Err(trouble) => {

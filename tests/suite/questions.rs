@@ -3,6 +3,10 @@
 use std::{
     io::Write as _,
     net::{TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -282,6 +286,31 @@ fn v4_and_v6_udp_and_tcp_answer_alike() {
         let question = ask("tunnel.us.ngrok.com.", RecordType::AAAA);
         assert_eq!(question.udp(address).to_vec().unwrap(), question.tcp(address).to_vec().unwrap(), "{address}");
     }
+}
+
+#[test]
+fn an_upstream_that_only_says_servfail_is_as_good_as_none_and_stale_answers_stand_in() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&broken);
+    let upstream = Upstream::start(move |question, _| {
+        let mut reply = Message::response(question.metadata.id, OpCode::Query);
+        reply.queries = question.queries.clone();
+        if seen.load(Ordering::Relaxed) {
+            reply.metadata.response_code = ResponseCode::ServFail;
+        } else {
+            reply.add_answer(Record::from_rdata(question.queries[0].name().clone(), 1, RData::A(A::new(192, 0, 2, 1))));
+        }
+        Some(reply.to_vec().unwrap())
+    });
+    let daemon = Daemon::start(&format!("[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
+    let ask = || ask("stale.example.", RecordType::A).udp(daemon.dns());
+    assert_eq!(ask().metadata.response_code, ResponseCode::NoError);
+    broken.store(true, Ordering::Relaxed);
+    wait_for("a stale answer", || {
+        let reply = ask();
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 1), "{reply}");
+        (reply.answers[0].ttl == 30).then_some(())
+    });
 }
 
 #[test]
