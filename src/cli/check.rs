@@ -109,11 +109,12 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
         lines.push(("pack", format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)));
     }
-    if outline.local_rules > 0 {
-        lines.push(("local", counted(outline.local_rules, "pattern")));
+    let local = outline.allow.len() + outline.block.len();
+    if local > 0 {
+        lines.push(("local", counted(local, "pattern")));
     }
     for group in &outline.groups {
-        let (networks, packs) = (counted(group.networks, "network"), group.packs.join(", "));
+        let (networks, packs) = (counted(group.networks.len(), "network"), group.packs.join(", "));
         let (mode, action) = (word(&group.mode), word(&group.action));
         lines.push(("group", format!("{} ({networks}): {mode}, {action}; {packs}", group.name)));
     }

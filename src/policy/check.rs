@@ -329,6 +329,9 @@ fn blocks_below_ingress(policy: &Policy, problems: &mut Problems) {
     }
 }
 
+/// Most exceptions for which it is told that nothing blocks what they open.
+const MAX_OPEN_EXCEPTIONS: usize = 32;
+
 fn exceptions(plan: &Plan, policy: &Policy, now: Timestamp, problems: &mut Problems) {
     let mut open = Vec::new();
     for exception in &plan.exceptions {
@@ -346,6 +349,8 @@ fn exceptions(plan: &Plan, policy: &Policy, now: Timestamp, problems: &mut Probl
             open.push((pattern, &exception.name.place));
         }
     }
+    // Each is held against every block pattern: thousands of either must not make this take minutes.
+    open.truncate(MAX_OPEN_EXCEPTIONS);
     if open.iter().any(|(pattern, _)| pattern.shape != Shape::Exact) {
         let blocks = policy.block_tables().flat_map(Table::records).filter(|record| record.blocks());
         for blocking in blocks.filter_map(|record| record.pattern()) {
