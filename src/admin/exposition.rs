@@ -62,11 +62,17 @@ fn upstream(text: &mut String, view: &View) {
     let states = servers.iter().flat_map(|(server, (now, _))| {
         STATES.map(|(state, word)| (format!("{{server=\"{server}\",state=\"{word}\"}}"), u8::from(state == *now)))
     });
-    gauge(text, "tunnelwarden_upstream_server_state", "Which state each upstream server is in: 1 for that one.", states);
+    gauge(
+        text,
+        "tunnelwarden_upstream_server_state",
+        "Which state each upstream server is in: 1 for that one.",
+        states,
+    );
     let round_trips = servers.iter().filter_map(|(server, (_, round_trip))| {
         Some((format!("{{server=\"{server}\"}}"), round_trip.as_ref()?.as_secs_f64()))
     });
-    let help = "Smoothed time from question to reply of each upstream server that replied yet.";
+    let help =
+        "Smoothed time from question to reply of each upstream server that was asked; what was lost is estimated.";
     gauge(text, "tunnelwarden_upstream_round_trip_seconds", help, round_trips);
 }
 
@@ -75,8 +81,8 @@ fn record(text: &mut String, health: &audit::Health) {
     // By their place in the configuration: two may have one name.
     let sinks = (1..).zip(&health.sinks).map(|(number, sink)| (format!("sink-{number}"), &sink.condition));
     let parts = store.chain(sinks);
-    let samples =
-        parts.map(|(part, condition)| (format!("{{part=\"{part}\"}}"), u8::from(*condition == audit::Condition::Working)));
+    let samples = parts
+        .map(|(part, condition)| (format!("{{part=\"{part}\"}}"), u8::from(*condition == audit::Condition::Working)));
     gauge(text, "tunnelwarden_audit_working", "Whether each part of the record can be written.", samples);
 }
 

@@ -24,7 +24,8 @@ pub(super) fn answer<B>(request: &Request<B>, view: &View, names: &OwnNames) -> 
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
         metrics.admin_method.increment();
-        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "nothing is changed here: GET and HEAD\n".to_owned());
+        let mut refusal =
+            page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "nothing is changed here: GET and HEAD\n".to_owned());
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }

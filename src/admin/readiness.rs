@@ -102,10 +102,9 @@ fn upstream(view: &View) -> Check {
     let mut reasons = Vec::new();
     for (zones, (up, all)) in sets {
         let zone = if zones.is_empty() { String::new() } else { format!(" for {zones}") };
-        reasons.push(match (up, all) {
-            (0, 0) => format!("no server is known{zone}"),
-            (0, _) => format!("none of {all} servers answers{zone}"),
-            _ => format!("{up} of {all} servers up{zone}"),
+        reasons.push(match all {
+            0 => format!("no server is known{zone}"),
+            _ => format!("{up} of {all} up{zone}"),
         });
         if up == 0 {
             condition = Condition::Degraded;
@@ -158,7 +157,9 @@ impl Condition {
 impl fmt::Display for Readiness {
     /// `condition check: reason`, a line each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.checks.iter().try_for_each(|check| writeln!(f, "{} {}: {}", check.condition.as_str(), check.check, check.reason))
+        self.checks
+            .iter()
+            .try_for_each(|check| writeln!(f, "{} {}: {}", check.condition.as_str(), check.check, check.reason))
     }
 }
 

@@ -41,6 +41,7 @@ pub fn serve(
 
 async fn accept(listener: TcpListener, view: View, close: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let view = Arc::new(view);
     let tasks = TaskTracker::new();
     while let Some(accepted) = close.run_until_cancelled(listener.accept()).await {
         match accepted {
@@ -49,7 +50,7 @@ async fn accept(listener: TcpListener, view: View, close: CancellationToken) {
                     view.metrics.admin_crowded.increment();
                     continue;
                 };
-                let (view, close) = (view.clone(), close.clone());
+                let (view, close) = (Arc::clone(&view), close.clone());
                 tasks.spawn(async move {
                     let answered = AssertUnwindSafe(answer(stream, &view)).catch_unwind();
                     if let Some(Err(_)) = close.run_until_cancelled(answered).await {
