@@ -60,9 +60,9 @@ macro_rules! counters {
 
 // Fields of one metric stand together: the format wants a metric's samples in one group.
 counters! {
-    /// Questions received, by transport.
+    /// Messages received, by transport; scraps and malformed ones too.
     questions_udp = "questions_total" { "transport=\"udp\"" };
-    /// Questions received, by transport.
+    /// Messages received, by transport; scraps and malformed ones too.
     questions_tcp = "questions_total" { "transport=\"tcp\"" };
     /// Packets that are never answered: answers themselves, or too short for a header.
     scraps = "scraps_total";
