@@ -9,7 +9,6 @@ use super::{Common, Exit};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
-    listen::Admin,
     policy::Mode,
     problem::{Problem, Problems, Severity, printable},
 };
@@ -123,7 +122,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         lines.push(("exception", format!("{name} until {until}: {reason}")));
     }
     lines.push(("listen", joined(&listen.dns)));
-    if let Admin::At(address) = listen.admin {
+    if let Some(address) = listen.admin.address() {
         lines.push(("admin", format!("http://{address}")));
     }
     lines.push(("upstream", joined(&upstream.servers)));

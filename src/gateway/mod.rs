@@ -156,6 +156,11 @@ impl Gateway {
         self.upstream.load_full()
     }
 
+    /// What is remembered.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// Who may ask, and how much of us one may have.
     pub fn access(&self) -> &Arc<Access> {
         &self.access

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["metrics", "policy", "wire"],
     &["audit", "cache", "upstream"],
     &["gateway"],
-    &["control", "listen"],
+    &["admin", "control", "listen"],
     &["config"],
     &["daemon"],
     &["cli"],

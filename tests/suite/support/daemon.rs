@@ -20,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Daemon {
     /// Where it answers, UDP and TCP; in the order of the configuration.
     pub addresses: Vec<SocketAddr>,
+    /// Its admin door, where it has one.
+    pub admin: Option<SocketAddr>,
     folder: TempDir,
     child: Child,
     errors: Option<thread::JoinHandle<String>>,
@@ -48,12 +50,16 @@ impl Daemon {
         let mut child =
             command(folder.path(), &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (banner, errors) = (lines(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap()));
-        let mut addresses = Vec::new();
+        let (mut addresses, mut admin) = (Vec::new(), None);
         let end = Instant::now() + PATIENCE;
         loop {
             match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.trim_start().starts_with("listening") => {
                     addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
+                }
+                Ok(line) if line.trim_start().starts_with("admin") => {
+                    let url = line.split_whitespace().nth(1).unwrap();
+                    admin = Some(url.trim_start_matches("http://").parse().unwrap());
                 }
                 // The last line of the banner.
                 Ok(line) if line.trim_start().starts_with("record") => break,
@@ -65,7 +71,7 @@ impl Daemon {
                 }
             }
         }
-        Self { addresses, folder, child, errors: Some(errors) }
+        Self { addresses, admin, folder, child, errors: Some(errors) }
     }
 
     /// Its first address.
