@@ -131,6 +131,10 @@ fn start(
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
+    if !clock.moment(Timestamp::now()).trusted {
+        let latest = clock.latest();
+        tracing::warn!(%latest, "the clock is behind the latest time seen: no exception is in force until it has caught up");
+    }
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
