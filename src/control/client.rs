@@ -70,9 +70,13 @@ pub fn follow(path: &Path) -> Result<impl Iterator<Item = io::Result<String>> + 
 }
 
 fn connect(path: &Path) -> Result<UnixStream, ClientError> {
-    UnixStream::connect(path).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => ClientError::NotPermitted { path: path.into(), source },
-        _ => ClientError::Absent { path: path.into(), source },
+    UnixStream::connect(path).map_err(|source| {
+        let path = path.into();
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            ClientError::NotPermitted { path, source }
+        } else {
+            ClientError::Absent { path, source }
+        }
     })
 }
 

@@ -317,7 +317,13 @@ impl Gateway {
         let policy = &case.in_force.policy;
         if pass.judged {
             match policy.judge_answer(case.group, found.answer.aliases(), found.answer.addresses()) {
-                Verdict::Block(reason) => return self.refuse(case, reason, Some(&found.answer), reply),
+                Verdict::Block(reason) => {
+                    let (client, name) = (case.asker.client.ip(), case.question.name);
+                    let moment = self.clock.moment(Timestamp::now());
+                    // What was matched lies in the answer; how to refuse depends on the question.
+                    let reason = Reason { action: policy.action_at(case.group, client, name, moment), ..reason };
+                    return self.refuse(case, reason, Some(&found.answer), reply);
+                }
                 Verdict::Observe(reason) => {
                     let evidence = evidence_of(&reason, Some(&found.answer));
                     *note = self.note(case, Decision::Observed, reason.rule, evidence);
