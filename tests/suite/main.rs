@@ -12,5 +12,8 @@
 mod house;
 mod questions;
 mod real_client;
+mod reload;
+mod robust;
 mod scenarios;
 mod support;
+mod upstreams;
