@@ -104,7 +104,7 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 continue;
             }
         };
-        watch = reloader.reload(&running, cause).await;
+        reloader.reload(&running, cause, &mut watch).await;
     }
     running.stop().await;
     Ok(())

@@ -49,9 +49,26 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Remembers what `files` look like. Files that are not there yet count: they may come. One that was written
-    /// since `read_at`, when reading began, may have been read before that: it counts as changed.
+    /// Begins to [`follow`](Self::follow).
     pub(super) fn new(files: &[PathBuf], read_at: SystemTime) -> Self {
+        let mut watch = Self {
+            looks: Looks::new(),
+            names: HashSet::new(),
+            events: None,
+            is_partial: false,
+            open: HashSet::new(),
+            touched: None,
+            unheard: None,
+            round: Instant::now() + ROUND,
+        };
+        watch.follow(files, read_at);
+        watch
+    }
+
+    /// Remembers what `files` look like now. Files that are not there yet count: they may come. One that was written
+    /// since `read_at`, when reading began, may have been read before that: it counts as changed. What is heard of
+    /// the same folders goes on, so that who began to write meanwhile is still known to write.
+    pub(super) fn follow(&mut self, files: &[PathBuf], read_at: SystemTime) {
         let mut raced = false;
         let mut remembered = |path: &PathBuf| {
             let found = look(path);
@@ -60,19 +77,16 @@ impl Watch {
             (path.clone(), found.filter(|_| !may_have_raced))
         };
         let looks: Looks = files.iter().map(&mut remembered).collect();
-        let names = files.iter().filter_map(|path| path.file_name()).map(OsString::from).collect();
-        let (events, is_partial) = watch_folders(&looks);
-        let now = Instant::now();
-        Self {
-            looks,
-            names,
-            events,
-            is_partial,
-            open: HashSet::new(),
-            touched: raced.then_some(now),
-            unheard: None,
-            round: now + ROUND,
+        if self.events.is_none() || self.is_partial || folders(&looks) != folders(&self.looks) {
+            (self.events, self.is_partial) = watch_folders(&looks);
         }
+        self.names = files.iter().filter_map(|path| path.file_name()).map(OsString::from).collect();
+        self.open.retain(|name| self.names.contains(name));
+        self.unheard = raced.then(|| look_at_all(&looks));
+        if raced {
+            self.touched = Some(Instant::now());
+        }
+        self.looks = looks;
     }
 
     /// Waits until a file differs from what was remembered, and nobody has touched one for a second.
@@ -166,8 +180,7 @@ fn watch_folders(looks: &Looks) -> (Option<EventStream<[u8; 4096]>>, bool) {
         | WatchMask::MOVED_FROM
         | WatchMask::MOVED_TO;
     let mut is_partial = false;
-    let folders: BTreeSet<_> = looks.keys().filter_map(|path| path.parent()).collect();
-    for folder in folders {
+    for folder in folders(looks) {
         for (steps, folder) in folder.ancestors().enumerate() {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             if inotify.watches().add(folder, mask).is_ok() {
@@ -177,6 +190,10 @@ fn watch_folders(looks: &Looks) -> (Option<EventStream<[u8; 4096]>>, bool) {
         }
     }
     (inotify.into_event_stream([0; 4096]).ok(), is_partial)
+}
+
+fn folders(looks: &Looks) -> BTreeSet<&Path> {
+    looks.keys().filter_map(|path| path.parent()).collect()
 }
 
 fn look_at_all(looks: &Looks) -> Looks {
@@ -254,6 +271,21 @@ mod tests {
             assert!(timeout(STABLE / 4, watch.changed()).await.is_err(), "not yet stable");
         }
         timeout(STABLE, watch.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_began_during_a_reload_is_left_alone_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("here.toml");
+        let files = [path.clone()];
+        let read_at = SystemTime::now();
+        let mut watch = Watch::new(&files, later());
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        watch.follow(&files, read_at);
+        assert!(timeout(STABLE * 2, watch.changed()).await.is_err(), "it is open");
+        drop(file);
+        timeout(SOON, watch.changed()).await.unwrap();
     }
 
     #[tokio::test]

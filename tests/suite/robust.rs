@@ -35,6 +35,11 @@ fn is_refused(daemon: &Daemon, name: &str) -> bool {
     ask(name, RecordType::A).udp(daemon.dns()).metadata.response_code == ResponseCode::NXDomain
 }
 
+/// One of many names that are blocked.
+fn numbered(number: u32) -> String {
+    format!("connect.n{number}.ngrok-agent.com")
+}
+
 /// A reproducible source of numbers (Marsaglia's xorshift).
 struct Dice(u64);
 
@@ -166,7 +171,7 @@ fn slow_and_greedy_streams_are_bounded_do_not_touch_datagrams_and_leave_nothing_
     assert!(daemon.descriptors() >= before + 200);
     let began = Instant::now();
     for number in 0..40 {
-        assert!(is_refused(&daemon, &format!("n{number}.{BLOCKED}")));
+        assert!(is_refused(&daemon, &numbered(number)));
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     drop((slow, one_too_many));
@@ -207,11 +212,11 @@ fn sinks_that_cannot_be_written_stop_nobody_and_are_said_once() {
         log.lines().filter(|line| line.contains(what) && line.contains("fails:")).count()
     };
     for number in 0..200 {
-        assert!(is_refused(&daemon, &format!("n{number}.{BLOCKED}")));
+        assert!(is_refused(&daemon, &numbered(number)));
     }
     wait_for("the log says so", || (failures("/dev/full") > 0 && failures("attempts.jsonl") > 0).then_some(()));
     for number in 200..300 {
-        assert!(is_refused(&daemon, &format!("n{number}.{BLOCKED}")));
+        assert!(is_refused(&daemon, &numbered(number)));
     }
     assert_eq!(daemon.attempts().len(), 301, "the store has them all");
     assert_eq!((failures("/dev/full"), failures("attempts.jsonl")), (1, 1), "{}", daemon.log());
@@ -232,7 +237,7 @@ fn a_store_that_turns_to_garbage_or_goes_stops_nobody() {
             fs::remove_file(&store).unwrap();
         }
         for number in 0..100 {
-            assert!(is_refused(&daemon, &format!("{garbage}{number}.{BLOCKED}")));
+            assert!(is_refused(&daemon, &format!("connect.{garbage}{number}.ngrok-agent.com")));
         }
         let _ = daemon.command(&["attempts"]);
     }
@@ -283,7 +288,7 @@ fn a_kill_loses_no_attempt_older_than_a_second_and_leaves_whole_lines_and_the_ri
     command.arg(path).arg(folder.path().join("state"));
     let mut daemon = Daemon::launch(folder, command);
     for number in 0..500 {
-        assert!(is_refused(&daemon, &format!("n{number}.{BLOCKED}")));
+        assert!(is_refused(&daemon, &numbered(number)));
     }
     thread::sleep(Duration::from_secs(1));
     let state = daemon.folder().join("state");
@@ -292,12 +297,12 @@ fn a_kill_loses_no_attempt_older_than_a_second_and_leaves_whole_lines_and_the_ri
         assert_eq!(mode & 0o7777, 0o640, "{file}");
     }
     for number in 500..700 {
-        let _ = is_refused(&daemon, &format!("n{number}.{BLOCKED}"));
+        let _ = is_refused(&daemon, &numbered(number));
     }
     daemon.crash_and_restart();
     let names: HashSet<_> = daemon.attempts().iter().map(|one| one["question"]["name"].to_string()).collect();
     let missing: Vec<_> =
-        (0..500).map(|number| format!("\"n{number}.{BLOCKED}\"")).filter(|name| !names.contains(name)).collect();
+        (0..500).map(|number| format!("\"{}\"", numbered(number))).filter(|name| !names.contains(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     let lines = fs::read_to_string(state.join("attempts.jsonl")).unwrap();
     let whole = lines.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();

@@ -106,8 +106,8 @@ fn run(
             break;
         }
         let is_blocked = number % 4 == 0;
-        let zone = if is_blocked { "connect.ngrok-agent.com" } else { "example" };
-        let question = ask(&format!("{way}{number}.{zone}."), RecordType::A);
+        let name = format!("connect.{way}{number}.{}", if is_blocked { "ngrok-agent.com" } else { "example" });
+        let question = ask(&name, RecordType::A);
         let reply = exchange(&question.bytes()).map(|reply| Message::from_vec(&reply).unwrap());
         asked.fetch_add(1, Ordering::Relaxed);
         let is_right = reply.as_ref().is_some_and(|reply| {
@@ -116,7 +116,7 @@ fn run(
                 && if is_blocked { rcode == ResponseCode::NXDomain } else { rcode == ResponseCode::NoError && has_address }
         });
         if !is_right {
-            wrong.push(format!("{way}{number}.{zone}: {reply:?}"));
+            wrong.push(format!("{name}: {reply:?}"));
         }
         thread::sleep(Duration::from_millis(1));
     }
