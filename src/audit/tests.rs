@@ -2,10 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -329,51 +326,4 @@ fn a_later_versions_store_is_left_alone() {
     let error = Recorder::start(&bench.options, bench.folder.path(), Arc::default()).unwrap_err();
     assert!(matches!(error, StartError::LaterSchema { found: 99, .. }), "{error:?}");
     assert!(matches!(Reader::open(&path), Err(SearchError::Schema { found: 99, .. })));
-}
-
-const CHILD_FOLDER: &str = "TUNNELWARDEN_TEST_FOLDER";
-
-#[test]
-fn a_kill_leaves_a_readable_store_whole_lines_and_the_right_modes() {
-    let bench = Bench::new();
-    let mut child = Command::new("sh")
-        .args(["-c", r#"umask 077; exec "$0" "$@""#])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "audit::tests::writes_until_it_is_killed", "--ignored", "--nocapture"])
-        .env(CHILD_FOLDER, bench.folder.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    let flushed = output.lines().map(Result::unwrap).find(|line| line.contains("flushed")).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(flushed.contains("flushed 500"), "{flushed}");
-    for file in ["attempts.db", "attempts.db-wal", "attempts.db-shm", "attempts.jsonl"] {
-        assert_eq!(fs::metadata(bench.path(file)).unwrap().permissions().mode() & 0o7777, 0o640, "{file}");
-    }
-    assert!(bench.rows().len() >= 500);
-    let recorder = bench.start();
-    drop(recorder);
-    let whole = fs::read_to_string(bench.path("attempts.jsonl")).unwrap();
-    let parsed = whole.lines().filter(|line| serde_json::from_str::<Record>(line).is_ok()).count();
-    assert!(parsed >= 500 && parsed + 1 >= whole.lines().count(), "at most the last line was cut short");
-}
-
-#[tokio::test]
-#[ignore = "a part of the test above, which runs it as a process to kill"]
-async fn writes_until_it_is_killed() {
-    let folder = PathBuf::from(std::env::var_os(CHILD_FOLDER).unwrap());
-    let options = Options { sinks: vec![Sink::File(folder.join("attempts.jsonl"))], ..Options::default() };
-    let recorder = Recorder::start(&options, &folder, Arc::default()).unwrap();
-    for number in 0_u64.. {
-        recorder.record(now_attempt("192.0.2.7:1", &format!("n{number}.example")));
-        if number == 500 {
-            recorder.flush().await;
-            println!("flushed 500");
-        }
-        if number % 50 == 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }

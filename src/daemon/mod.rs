@@ -108,7 +108,7 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 continue;
             }
         };
-        watch = reloader.reload(&running, cause).await;
+        reloader.reload(&running, cause, &mut watch).await;
     }
     running.stop().await;
     Ok(())
@@ -137,6 +137,10 @@ fn start(
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
+    if !clock.moment(Timestamp::now()).trusted {
+        let latest = clock.latest();
+        tracing::warn!(%latest, "the clock is behind the latest time seen: no exception is in force until it has caught up");
+    }
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 

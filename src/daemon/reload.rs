@@ -47,9 +47,9 @@ impl Reloader {
         Self { path, config, surroundings, metrics, files }
     }
 
-    /// Reads the files, puts them in force if they are sound and may be, and tells everybody who asked. Gives back
-    /// the watch for the next change.
-    pub(super) async fn reload(&mut self, running: &Running, cause: Cause) -> Watch {
+    /// Reads the files, puts them in force if they are sound and may be, and tells everybody who asked. `watch`
+    /// then waits for the next change.
+    pub(super) async fn reload(&mut self, running: &Running, cause: Cause, watch: &mut Watch) {
         let accept = match &cause {
             Cause::Signal => true,
             Cause::Files => false,
@@ -73,8 +73,8 @@ impl Reloader {
         {
             tracing::warn!(%error, "cannot keep a copy of the files in force");
         }
+        watch.follow(&files, read_at);
         self.tell(&report, cause);
-        Watch::new(&files, read_at)
     }
 
     /// A sound configuration: does it take so much away that somebody has to say yes?

@@ -1,6 +1,8 @@
 //! The state folder: one daemon at a time, the latest time seen, the last good files, where the admin door is.
 
 use std::{
+    collections::HashSet,
+    ffi::OsString,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::SocketAddr,
@@ -90,10 +92,18 @@ impl State {
     pub fn keep_last_good(&self, files: &[Arc<SourceFile>]) -> io::Result<()> {
         let folder = self.folder.join(LAST_GOOD);
         DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+        let mut kept = HashSet::new();
         for file in files {
             // The whole path in one word, so that two packs of one file name do not overwrite each other.
             let name = file.path.to_string_lossy().trim_start_matches('/').replace('/', "%");
-            self.replace(&Path::new(LAST_GOOD).join(name), file.text.as_bytes())?;
+            self.replace(&Path::new(LAST_GOOD).join(&name), file.text.as_bytes())?;
+            kept.insert(OsString::from(name));
+        }
+        // Only what is in force: a pack given up long ago would mislead.
+        for entry in fs::read_dir(&folder)?.filter_map(Result::ok) {
+            if !kept.contains(&entry.file_name()) {
+                fs::remove_file(entry.path())?;
+            }
         }
         Ok(())
     }
@@ -171,15 +181,16 @@ mod tests {
         state.keep_latest_time(time).unwrap();
         let admin = "[::1]:9053".parse().unwrap();
         state.keep_admin_address(Some(admin)).unwrap();
-        state
-            .keep_last_good(&[Arc::new(SourceFile { path: "/etc/tunnelwarden/a.toml".into(), text: "x".into() })])
-            .unwrap();
+        for path in ["/etc/tunnelwarden/old.toml", "/etc/tunnelwarden/a.toml"] {
+            state.keep_last_good(&[Arc::new(SourceFile { path: path.into(), text: "x".into() })]).unwrap();
+        }
         drop(state);
         assert_eq!(State::take(folder.path()).unwrap().latest_time(), Some(time));
         assert_eq!(admin_address(folder.path()), Some(admin));
         State::take(folder.path()).unwrap().keep_admin_address(None).unwrap();
         assert_eq!(admin_address(folder.path()), None);
         assert_eq!(fs::read_to_string(folder.path().join("last-good/etc%tunnelwarden%a.toml")).unwrap(), "x");
+        assert_eq!(fs::read_dir(folder.path().join("last-good")).unwrap().count(), 1, "only what is in force");
     }
 
     #[test]

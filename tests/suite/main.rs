@@ -13,5 +13,8 @@ mod admin;
 mod house;
 mod questions;
 mod real_client;
+mod reload;
+mod robust;
 mod scenarios;
 mod support;
+mod upstreams;

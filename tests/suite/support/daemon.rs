@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ pub struct Daemon {
     pub admin: Option<SocketAddr>,
     folder: TempDir,
     child: Child,
-    errors: Option<thread::JoinHandle<String>>,
+    errors: Errors,
 }
 
 /// The binary under test.
@@ -47,31 +47,33 @@ impl Daemon {
     }
 
     fn run(folder: TempDir) -> Self {
-        let mut child =
-            command(folder.path(), &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (banner, errors) = (lines(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap()));
-        let (mut addresses, mut admin) = (Vec::new(), None);
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.trim_start().starts_with("listening") => {
-                    addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
-                }
-                Ok(line) if line.trim_start().starts_with("admin") => {
-                    let url = line.split_whitespace().nth(1).unwrap();
-                    admin = Some(url.trim_start_matches("http://").parse().unwrap());
-                }
-                // The last line of the banner.
-                Ok(line) if line.trim_start().starts_with("record") => break,
-                Ok(_) => {}
-                Err(error) => {
-                    let _ = child.kill();
-                    let status = child.wait().unwrap();
-                    panic!("the daemon did not come up ({error}, {status}):\n{}", errors.join().unwrap());
-                }
-            }
-        }
-        Self { addresses, admin, folder, child, errors: Some(errors) }
+        let command = command(folder.path(), &["serve"]);
+        Self::launch(folder, command)
+    }
+
+    /// Starts by another command line, which has to use `folder`.
+    pub fn launch(folder: TempDir, mut command: Command) -> Self {
+        let (child, Doors { addresses, admin }, errors) = spawn(&mut command);
+        Self { addresses, admin, folder, child, errors }
+    }
+
+    /// Kills it without warning and starts it again in the same folder.
+    pub fn crash_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let doors;
+        (self.child, doors, self.errors) = spawn(&mut command(self.folder.path(), &["serve"]));
+        (self.addresses, self.admin) = (doors.addresses, doors.admin);
+    }
+
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        self.errors.text.lock().unwrap().clone()
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Its first address.
@@ -130,7 +132,7 @@ impl Daemon {
     pub fn stop(mut self) -> (Option<i32>, String) {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         let code = self.wait();
-        (code, self.errors.take().unwrap().join().unwrap())
+        (code, self.errors.finish())
     }
 
     fn wait(&mut self) -> Option<i32> {
@@ -149,10 +151,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking()
-            && let Some(errors) = self.errors.take()
-        {
-            eprintln!("what the daemon said:\n{}", errors.join().unwrap_or_default());
+        if thread::panicking() {
+            eprintln!("what the daemon said:\n{}", self.errors.finish());
         }
     }
 }
@@ -193,10 +193,66 @@ fn lines(source: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
     receiver
 }
 
-fn read_to_end(mut source: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = source.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// Standard error, as it comes.
+struct Errors {
+    text: Arc<Mutex<String>>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Errors {
+    fn read(source: impl std::io::Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
+                let mut text = written.lock().unwrap();
+                text.push_str(&String::from_utf8_lossy(&line));
+                text.push('\n');
+            }
+        });
+        Self { text, reader: Some(reader) }
+    }
+
+    /// All of it, once the process has ended.
+    fn finish(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.text.lock().unwrap().clone()
+    }
+}
+
+/// Starts the process and waits until its banner is complete.
+/// Where a daemon says that it can be asked.
+#[derive(Default)]
+struct Doors {
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+}
+
+fn spawn(command: &mut Command) -> (Child, Doors, Errors) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let banner = lines(child.stdout.take().unwrap());
+    let mut errors = Errors::read(child.stderr.take().unwrap());
+    let mut doors = Doors::default();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) if line.trim_start().starts_with("listening") => {
+                doors.addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
+            }
+            Ok(line) if line.trim_start().starts_with("admin") => {
+                let url = line.split_whitespace().nth(1).unwrap();
+                doors.admin = Some(url.trim_start_matches("http://").parse().unwrap());
+            }
+            // The last line of the banner.
+            Ok(line) if line.trim_start().starts_with("record") => return (child, doors, errors),
+            Ok(_) => {}
+            Err(error) => {
+                let _ = child.kill();
+                let status = child.wait().unwrap();
+                panic!("the daemon did not come up ({error}, {status}):\n{}", errors.finish());
+            }
+        }
+    }
 }
