@@ -20,7 +20,7 @@ use hickory_proto::{
 use crate::support::{
     client::{Ask, ask, receive, send_tcp},
     daemon::{Daemon, PATIENCE},
-    upstream::{Upstream, Zone, rcode_named, record},
+    upstream::{Upstream, Zone, name_of, rcode_named, record},
 };
 
 #[test]
@@ -59,7 +59,7 @@ struct Step<'a> {
 
 fn play(text: &str) {
     assert!(text.starts_with("; "), "a scenario opens with the sentence it proves");
-    let text = &dated(&octal(text));
+    let text = &dated(text);
     let steps = steps(text);
     let body = |title: &str| {
         let found = steps.iter().find(|step| step.title == title);
@@ -112,19 +112,6 @@ fn dated(text: &str) -> String {
     dated + rest
 }
 
-/// The decimal `\DDD` of zone files as the octal that hickory-proto reads and writes.
-fn octal(text: &str) -> String {
-    let mut pieces = text.split('\\');
-    let mut octal = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        match piece.get(..3).and_then(|digits| digits.parse::<u8>().ok()) {
-            Some(byte) => { let _ = write!(octal, "\\{byte:03o}{}", &piece[3..]); }
-            None => { let _ = write!(octal, "\\{piece}"); }
-        }
-    }
-    octal
-}
-
 /// How much of the upstream's and the record's lists earlier steps have accounted for.
 #[derive(Default)]
 struct Seen {
@@ -175,7 +162,7 @@ fn meets(
         "answer" if rest == "nothing" => hold(unexpected.is_empty(), || format!("got {unexpected:?}")),
         "answer" => {
             let wanted = shown(&record(&with_ttl(rest)));
-            let at = unexpected.iter().position(|found| *found == wanted);
+            let at = unexpected.iter().position(|found| found.eq_ignore_ascii_case(&wanted));
             unexpected.remove(at.ok_or_else(|| format!("the answer has {unexpected:?}"))?);
             Ok(())
         }
@@ -304,7 +291,10 @@ impl Asking {
             || rtype.parse().unwrap(),
             |number: u16| RecordType::from(number),
         );
-        let mut asking = Self { ask: ask(name, rtype), is_tcp: false, from: "127.0.0.1".to_owned(), patience: PATIENCE };
+        let put = ask(".", rtype).with(|message| {
+            message.queries[0].set_name(name_of(name));
+        });
+        let mut asking = Self { ask: put, is_tcp: false, from: "127.0.0.1".to_owned(), patience: PATIENCE };
         for word in words {
             asking = asking.apply(word);
         }

@@ -103,7 +103,9 @@ impl Zone {
                 ([what, rest @ ..], Some(asked)) if line.starts_with(' ') => {
                     zone.replies.get_mut(asked).unwrap().add(what, &rest.join(" "));
                 }
-                ([_, _, "IN", "DNAME", ..] | [_, _, "IN", _, r"\#", ..], _) => {
+                ([owner, _, "IN", rtype, data @ ..], _)
+                    if *rtype == "DNAME" || data.first() == Some(&r"\#") || owner.contains('\\') =>
+                {
                     let record = record(line);
                     let key = RrKey::new((&record.name).into(), record.record_type());
                     extra.push((key, RecordSet::from(record)));
@@ -209,10 +211,40 @@ pub fn record(line: &str) -> Record {
             let number: u16 = rtype.trim_start_matches("TYPE").parse().unwrap();
             (*name, *ttl, RecordType::from(number), data)
         }
-        _ => return parsed(line),
+        [name, rest @ ..] => {
+            let mut record = parsed(&format!("x. {}", rest.join(" ")));
+            record.name = name_of(name);
+            return record;
+        }
+        [] => panic!("no record"),
     };
     let data = RData::Unknown { code: rtype, rdata: NULL::with(data) };
-    Record::from_rdata(Name::from_ascii(name).unwrap(), ttl.parse().unwrap(), data)
+    Record::from_rdata(name_of(name), ttl.parse().unwrap(), data)
+}
+
+/// A name in the form of a zone file, `\.` and decimal `\DDD` in it (RFC 1035 section 5.1), its case kept.
+pub fn name_of(text: &str) -> Name {
+    let (mut labels, mut label) = (Vec::new(), Vec::new());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'\\', [a, b, c, after @ ..]) if a.is_ascii_digit() => {
+                let digits = [*a, *b, *c];
+                label.push(std::str::from_utf8(&digits).unwrap().parse().unwrap());
+                rest = after;
+            }
+            (b'\\', [escaped, after @ ..]) => {
+                label.push(*escaped);
+                rest = after;
+            }
+            (b'.', _) if label.is_empty() => {}
+            (b'.', _) => labels.push(std::mem::take(&mut label)),
+            (byte, _) => label.push(*byte),
+        }
+    }
+    labels.extend(Some(label).filter(|label| !label.is_empty()));
+    Name::from_labels(labels).unwrap()
 }
 
 fn parsed(line: &str) -> Record {
