@@ -18,7 +18,11 @@ use hickory_proto::op::{DnsRequest, DnsResponse, Message};
 use hickory_resolver::{
     ConnectionProvider, PoolContext, TlsConfig,
     config::{ConnectionConfig, ResolverOpts},
-    net::{DnsHandle, NetError, runtime::TokioRuntimeProvider, xfer::{DnsExchange, FirstAnswer}},
+    net::{
+        DnsHandle, NetError,
+        runtime::TokioRuntimeProvider,
+        xfer::{DnsExchange, FirstAnswer},
+    },
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -91,7 +95,10 @@ pub(super) async fn converse(
                 }
             }
             Some((id, outcome)) = out.next() => {
-                progress = Instant::now();
+                // What hickory gives up is no sign of life.
+                if !matches!(outcome, Err(NetError::Timeout)) {
+                    progress = Instant::now();
+                }
                 deliver(id, outcome, ledger, &line.vitals)?;
             }
             () = sleep_until(end) => {
@@ -102,12 +109,7 @@ pub(super) async fn converse(
 }
 
 /// Tells trouble with one question from trouble with the connection.
-fn deliver(
-    id: u16,
-    outcome: Result<DnsResponse, NetError>,
-    ledger: &mut Ledger,
-    vitals: &Vitals,
-) -> io::Result<()> {
+fn deliver(id: u16, outcome: Result<DnsResponse, NetError>, ledger: &mut Ledger, vitals: &Vitals) -> io::Result<()> {
     let Some(query) = ledger.query(id) else { return Ok(()) };
     let outcome = match outcome {
         Ok(response) => {

@@ -90,7 +90,9 @@ pub enum InvalidServer {
     #[error("{0:?} is no path; write one like \"/dns-query\", without {{?dns}}")]
     BadPath(String),
     /// No name, where one is needed.
-    #[error("over HTTPS, a server at an IPv6 address needs the name of its certificate; write \"https://[{0}]/dns-query#NAME\"")]
+    #[error(
+        "over HTTPS, a server at an IPv6 address needs the name of its certificate; write \"https://[{0}]/dns-query#NAME\""
+    )]
     NeedsName(IpAddr),
     /// A link-local address.
     #[error("{0} is link-local and cannot be asked over HTTPS; write \"tls://{0}#NAME\"")]
@@ -172,9 +174,7 @@ fn proven(text: &str, host: &str, port: u16) -> Result<(SocketAddr, ServerName<'
     let address = parse_address(host, port).ok_or_else(|| InvalidServer::NoAddress(host.to_owned()))?;
     let address = somebodys(address)?;
     let name = match text.split_once('#') {
-        Some((_, name)) => {
-            ServerName::try_from(name).map_err(|_| InvalidServer::BadName(name.to_owned()))?.to_owned()
-        }
+        Some((_, name)) => ServerName::try_from(name).map_err(|_| InvalidServer::BadName(name.to_owned()))?.to_owned(),
         None => address.ip().into(),
     };
     Ok((address, name))

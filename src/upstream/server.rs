@@ -205,7 +205,10 @@ async fn probe(server: Weak<Server>) {
             pause = shortest;
         }
         let budget = Budget::new(2);
-        if !matches!(timeout(PROBE, server.exchange(&query, true, &budget)).await, Ok(Ok(_) | Err(Miss::Bare | Miss::Unreadable))) {
+        if !matches!(
+            timeout(PROBE, server.exchange(&query, true, &budget)).await,
+            Ok(Ok(_) | Err(Miss::Bare | Miss::Unreadable))
+        ) {
             server.vitals.probe_failed();
         }
         drop(server);

@@ -95,12 +95,53 @@ pub(super) async fn connect(
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{HandshakeKind, ServerConfig, pki_types::PrivateKeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_second_connection_resumes_the_session_of_the_first() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["dns.example".into()]).unwrap().self_signed(&key).unwrap();
+        let trusted = Authorities::from_pem(certificate.pem().as_bytes()).unwrap().with_public();
+        let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.into()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(server));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        let config = Arc::new(client_config(&trusted));
+        for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let name = ServerName::try_from("dns.example").unwrap();
+            let mut stream = connect(address, name, Arc::clone(&config)).await.unwrap();
+            // The ticket comes after the handshake.
+            assert_eq!(stream.read_u8().await.unwrap(), b'x');
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected));
+        }
+        serving.abort();
+    }
 
     #[test]
     fn authorities_are_read_from_pem_and_what_is_none_says_why() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let pem = CertificateParams::default().self_signed(&key).unwrap().pem();
         let both = Authorities::from_pem(format!("# ours\n{pem}{}{pem}", key.serialize_pem()).as_bytes()).unwrap();
         assert_eq!(both.0.len(), 2);
         assert_eq!(both.with_public().len(), Authorities::default().with_public().len() + 2);

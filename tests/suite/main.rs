@@ -8,6 +8,7 @@
     reason = "a test that fails should say where"
 )]
 
+mod encrypted_upstreams;
 mod house;
 mod questions;
 mod real_client;

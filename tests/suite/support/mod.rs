@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod daemon;
+pub mod encrypted;
 pub mod nameserver;
 pub mod upstream;

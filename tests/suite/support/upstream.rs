@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use hickory_proto::{
-    op::{Message, MessageType, ResponseCode},
-    rr::{Name, RData, Record, RecordSet, RecordType, RrKey},
+    op::{Edns, Message, MessageType, ResponseCode},
+    rr::{Name, RData, Record, RecordSet, RecordType, RrKey, rdata::opt::EdnsOption},
     serialize::txt::Parser,
 };
 
@@ -109,6 +109,22 @@ impl Zone {
         zone
     }
 
+    /// Adds a whole reply with a record that a zone file cannot say.
+    pub fn add_reply(&mut self, name: &Name, rtype: RecordType, answer: RData) {
+        let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
+        message.answers.push(Record::from_rdata(name.clone(), 60, answer));
+        let name = name.to_ascii().trim_end_matches('.').to_lowercase();
+        self.replies.insert((name, rtype.to_string()), message);
+    }
+
+    /// Has a whole reply say this Extended DNS Error (RFC 8914) too.
+    pub fn add_extended_error(&mut self, name: &str, rtype: RecordType, code: u16) {
+        let reply = self.replies.get_mut(&(name.to_owned(), rtype.to_string())).unwrap();
+        let mut edns = Edns::new();
+        edns.options_mut().insert(EdnsOption::Unknown(15, code.to_be_bytes().to_vec()));
+        reply.edns = Some(edns);
+    }
+
     /// What an authoritative server that also follows aliases would say.
     pub fn answer(&self, question: &Message) -> Message {
         let query = question.queries.first().unwrap();
@@ -119,7 +135,7 @@ impl Zone {
         reply.metadata.recursion_desired = question.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
         reply.add_query(query.clone());
-        reply.edns = question.edns.clone();
+        reply.edns = reply.edns.or_else(|| question.edns.clone());
         reply
     }
 
@@ -131,7 +147,9 @@ impl Zone {
                 reply.answers.extend(found);
                 return reply;
             }
-            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else { break };
+            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else {
+                break;
+            };
             let RData::CNAME(target) = &alias.data else { break };
             name = target.0.to_lowercase();
             reply.answers.push(alias);
