@@ -47,7 +47,7 @@ pub(super) struct Line {
 pub(super) enum Transport {
     Tcp,
     Tls { name: ServerName<'static>, config: Arc<ClientConfig> },
-    Https { name: ServerName<'static>, path: Arc<str>, config: ClientConfig },
+    Https { name: ServerName<'static>, path: Arc<str>, config: Arc<ClientConfig> },
 }
 
 /// The near end of a connection.

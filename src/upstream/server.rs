@@ -176,10 +176,10 @@ impl Server {
 
 /// What connections to a server carry.
 fn transport(kind: &Kind, context: &Context) -> Transport {
-    let config = || tls::client_config(&context.trusted);
+    let config = || Arc::new(tls::client_config(&context.trusted));
     match kind {
         Kind::System | Kind::Udp(_) | Kind::Tcp(_) => Transport::Tcp,
-        Kind::Tls { name, .. } => Transport::Tls { name: name.clone(), config: Arc::new(config()) },
+        Kind::Tls { name, .. } => Transport::Tls { name: name.clone(), config: config() },
         Kind::Https { name, path, .. } => {
             Transport::Https { name: name.clone(), path: Arc::clone(path), config: config() }
         }
