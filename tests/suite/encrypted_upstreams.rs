@@ -123,6 +123,23 @@ fn all_of_a_question_and_of_its_answer_passes() {
 }
 
 #[test]
+fn a_reply_that_cannot_be_decoded_fails_its_question_and_is_no_reason_to_doubt_the_server() {
+    let authority = Authority::new();
+    let mut manner = Manner::new(Speech::Https, ZONE);
+    // An address of three bytes.
+    let short = RData::Unknown { code: RecordType::A, rdata: NULL::with(vec![192, 0, 2]) };
+    manner.zone.add_reply(&Name::from_ascii("short.example.").unwrap(), RecordType::A, short);
+    let server = Encrypted::start(&authority, manner);
+    let daemon = daemon(&authority, &[uri(Speech::Https, server.address())]);
+    for (name, expected) in [("short.example.", ResponseCode::ServFail), ("example.org.", ResponseCode::NoError)] {
+        let reply = ask(name, RecordType::A).udp(daemon.dns());
+        assert_eq!(reply.metadata.response_code, expected, "{name}");
+    }
+    let probes = server.asked().iter().filter(|asked| asked.queries[0].name().is_root()).count();
+    assert_eq!(probes, 0, "it answers, so nobody has to find out");
+}
+
+#[test]
 fn three_hundred_questions_at_once_are_answered_over_one_server() {
     let authority = Authority::new();
     for speech in BOTH {
