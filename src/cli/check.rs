@@ -78,7 +78,18 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, client_networks: _, policy, outline } = config;
+    let Config {
+        path,
+        listen,
+        upstream,
+        cache: _,
+        limits: _,
+        audit,
+        organization,
+        client_networks: _,
+        policy,
+        outline,
+    } = config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));

@@ -51,7 +51,8 @@ fn changes((old, old_summary): (&Outline, &Summary), (new, new_summary): (&Outli
 fn losses(old: &Summary, new: &Summary) -> Vec<String> {
     let mut losses = Vec::new();
     let kept = packs(new);
-    losses.extend(packs(old).keys().filter(|name| !kept.contains_key(*name)).map(|name| format!("pack {name} removed")));
+    losses
+        .extend(packs(old).keys().filter(|name| !kept.contains_key(*name)).map(|name| format!("pack {name} removed")));
     let gone = old.ingress.iter().filter(|name| !new.ingress.contains(name));
     losses.extend(gone.map(|name| format!("own ingress {name} removed")));
     for (what, was, is) in [("rules", old.rules, new.rules), ("patterns", old.patterns, new.patterns)] {

@@ -84,7 +84,12 @@ impl Reloader {
         match self.put_in_force(running, next).await {
             Ok(restart) => {
                 let (changes, problems) = (std::mem::take(&mut report.changes), std::mem::take(&mut report.problems));
-                *report = ReloadReport { changes, problems, restart, ..ReloadReport::in_force(&self.config.policy.summary()) };
+                *report = ReloadReport {
+                    changes,
+                    problems,
+                    restart,
+                    ..ReloadReport::in_force(&self.config.policy.summary())
+                };
             }
             Err(error) => {
                 report.outcome = Outcome::Refused;

@@ -133,7 +133,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = State::take(folder.path()).unwrap();
         let second = State::take(folder.path()).unwrap_err();
-        assert!(second.to_string().ends_with(&format!("another tunnelwarden, process {}", std::process::id())), "{second}");
+        assert!(
+            second.to_string().ends_with(&format!("another tunnelwarden, process {}", std::process::id())),
+            "{second}"
+        );
         drop(first);
         State::take(folder.path()).unwrap();
     }
@@ -145,7 +148,9 @@ mod tests {
         let state = State::take(folder.path()).unwrap();
         assert_eq!(state.latest_time(), None);
         state.keep_latest_time(time).unwrap();
-        state.keep_last_good(&[Arc::new(SourceFile { path: "/etc/tunnelwarden/a.toml".into(), text: "x".into() })]).unwrap();
+        state
+            .keep_last_good(&[Arc::new(SourceFile { path: "/etc/tunnelwarden/a.toml".into(), text: "x".into() })])
+            .unwrap();
         drop(state);
         assert_eq!(State::take(folder.path()).unwrap().latest_time(), Some(time));
         assert_eq!(fs::read_to_string(folder.path().join("last-good/etc%tunnelwarden%a.toml")).unwrap(), "x");

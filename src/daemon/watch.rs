@@ -36,7 +36,8 @@ impl Watch {
     /// since `read_at`, when reading began, may have been read before that: it counts as changed.
     pub(super) fn new(files: &[PathBuf], read_at: SystemTime) -> Self {
         let read_at = read_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let raced = |look: &Look| look.is_some_and(|(.., written, _)| u64::try_from(written).is_ok_and(|at| at >= read_at));
+        let raced =
+            |look: &Look| look.is_some_and(|(.., written, _)| u64::try_from(written).is_ok_and(|at| at >= read_at));
         let remembered = |path: &PathBuf| (path.clone(), look(path).filter(|found| !raced(&Some(*found))));
         let looks: BTreeMap<_, _> = files.iter().map(remembered).collect();
         let events = watch_folders(&looks);

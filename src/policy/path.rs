@@ -48,7 +48,8 @@ impl Hashing {
 }
 
 impl<'a> Path<'a> {
-    /// Cuts and hashes a name in canonical wire form.
+    /// Cuts and hashes a name in canonical wire form. Inlined, or the kilobyte is copied to the caller.
+    #[inline]
     pub(super) fn new(hashing: &'a Hashing, wire: &'a [u8]) -> Self {
         let mut path = Self { hashing, wire, starts: [0; MAX_LABELS], hashes: [0; MAX_LABELS], labels: 0 };
         let mut at = 0;
@@ -90,9 +91,9 @@ impl<'a> Path<'a> {
 
     /// The name and its parents, the longest first, the root left out.
     pub(super) fn suffixes(&self) -> impl Iterator<Item = Suffix<'a>> {
-        self.starts.iter().zip(&self.hashes).take(self.labels).enumerate().map(|(index, (&start, &hash))| Suffix {
-            wire: self.wire.get(usize::from(start)..).unwrap_or_default(),
-            hash,
+        (0..self.labels).map(|index| Suffix {
+            wire: self.wire.get(self.start(index)..).unwrap_or_default(),
+            hash: self.hashes.get(index).copied().unwrap_or_default(),
             labels: self.labels - index,
         })
     }

@@ -33,6 +33,8 @@ pub(super) struct Table {
     places: Vec<Place>,
     lists: Vec<Box<str>>,
     patterns: usize,
+    /// A bit for each number of labels that an indexed name has: suffixes of other lengths need no probe.
+    lengths: u128,
 }
 
 /// What is known of a pattern besides what it matches.
@@ -118,6 +120,7 @@ impl Table {
             if !self.index_record(hashing, whole.hash, flags, wire, entry) {
                 return false;
             }
+            self.lengths |= 1 << whole.labels;
             self.patterns += 1;
         }
         // RFC 8020: NXDOMAIN says that nothing exists below. Where something allowed does, NODATA has to be said.
@@ -162,12 +165,14 @@ impl Table {
         for suffix in path.suffixes() {
             let whole = suffix.labels == path.labels();
             let mut decided = false;
-            for &offset in self.index.iter_hash(suffix.hash) {
-                if let Some(record) = self.named(offset, suffix.wire)
-                    && record.applies(whole)
-                {
-                    decided = consider(record, suffix.labels) || decided;
-                }
+            if self.lengths >> suffix.labels & 1 == 1 {
+                self.for_each(suffix.hash, |offset| {
+                    if let Some(record) = self.named(offset, suffix.wire)
+                        && record.applies(whole)
+                    {
+                        decided = consider(record, suffix.labels) || decided;
+                    }
+                });
             }
             if whole && let Some(stars) = &self.stars {
                 stars.visit(&self.arena, path, &mut |offset| {
@@ -213,6 +218,14 @@ impl Table {
         }
         let path = self.lists.get(first as usize)?;
         Some(Origin::Line { path: path.clone(), line: second })
+    }
+
+    /// Calls `visit` for each offset that may have this hash. A search that nothing ends is hashbrown's tightest loop.
+    fn for_each(&self, hash: u64, mut visit: impl FnMut(u32)) {
+        self.index.find(hash, |&offset| {
+            visit(offset);
+            false
+        });
     }
 
     fn has(&self, hash: u64, flags: u8, wire: &[u8], rule: RuleId) -> bool {

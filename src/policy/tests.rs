@@ -350,6 +350,8 @@ fn what_contradicts_itself_is_found_with_place_and_hint() {
         (|p| p.organization.ingress = all(&["acme.ngrok.app"]),          &["lies under ngrok.app"]),
         (|p| p.organization.ingress = all(&["co.uk"]),                   &["co.uk is a public suffix"]),
         (|p| p.organization.ingress = all(&["github.io"]),               &["github.io is a public suffix"]),
+        (|p| p.organization.ingress = all(&["192.0.2.1"]),               &["own ingress \"192.0.2.1\" is an address"]),
+        (|p| p.defaults.allow = all(&["192.0.2.1"]),                     &["an address is no name"]),
         (|p| p.organization.ingress = all(&["localhost"]),               &["localhost is a public suffix"]),
         (|p| p.organization.ingress = all(&["."]),                       &["own ingress \".\" is a pattern"]),
         (|p| p.organization.ingress = all(&["acme.co.uk"]),              &["acme.co.uk is a whole registrable domain", "ingress-whole-domain"]),

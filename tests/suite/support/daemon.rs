@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -45,7 +45,8 @@ impl Daemon {
     }
 
     fn run(folder: TempDir) -> Self {
-        let mut child = command(folder.path(), &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command(folder.path(), &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (banner, errors) = (lines(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap()));
         let mut addresses = Vec::new();
         let end = Instant::now() + PATIENCE;
