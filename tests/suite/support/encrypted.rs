@@ -169,7 +169,9 @@ impl RequestHandler for Handler {
         let name = question.queries[0].name().to_string();
         if name.starts_with("together") {
             let mut waiting = self.waiting.subscribe();
-            self.waiting.send_modify(|names| drop(names.insert(name)));
+            self.waiting.send_modify(|names| {
+                names.insert(name);
+            });
             waiting.wait_for(|names| names.len() >= self.together).await.unwrap();
         }
         let reply = self.zone.answer(&question);
