@@ -130,6 +130,10 @@ counters! {
     upstream_queries_udp = "upstream_queries_total" { "transport=\"udp\"" };
     /// Queries sent to upstream servers, by transport.
     upstream_queries_tcp = "upstream_queries_total" { "transport=\"tcp\"" };
+    /// Queries sent to upstream servers, by transport.
+    upstream_queries_tls = "upstream_queries_total" { "transport=\"tls\"" };
+    /// Queries sent to upstream servers, by transport.
+    upstream_queries_https = "upstream_queries_total" { "transport=\"https\"" };
     /// Replies of upstream servers that did not come in time, so that another try was made or given up.
     upstream_late = "upstream_late_total";
     /// Queries that the network refused or lost: port unreachable, no route, connection closed.

@@ -142,7 +142,7 @@ fn read_sections(root: &mut Table<'_>, base: &Path, library: &mut Library) -> Se
     let nat64 = policy::read_nat64(root);
     Sections {
         listen: listen::read(root, base),
-        upstream: upstream::read(root),
+        upstream: upstream::read(root, base, library),
         cache: cache::read(root),
         limits: limits::read(root),
         audit: audit::read(root, base),

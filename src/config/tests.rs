@@ -15,6 +15,7 @@ use crate::{
     gateway::{ClientScope, Others},
     listen::Admin,
     policy::{Action, Mode},
+    upstream::Authorities,
 };
 
 const NOW: &str = "2026-11-25T00:00:00Z";
@@ -134,9 +135,10 @@ fn every_key_reaches_its_option() {
         socket = "control"
         [upstream]
         servers = ["udp://9.9.9.9", "system"]
+        certificate-authority = "ca.pem"
         [[upstream.zones]]
         zones = ["corp.example", "10.in-addr.arpa"]
-        servers = ["tcp://10.0.0.53:5353"]
+        servers = ["tcp://10.0.0.53:5353", "tls://10.0.0.53#dns.corp.example"]
         [policy]
         packs = ["ngrok"]
         mode = "observe"
@@ -193,6 +195,8 @@ fn every_key_reaches_its_option() {
         nat64 = ["2001:db8:64::/96"]
         "#,
     );
+    let authority = rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    scene.file("ca.pem", authority.pem());
     // Taken apart field by field, so that a new section is not forgotten here.
     let Config { path, listen, upstream, cache, limits, audit, organization, client_networks: _, policy: _, outline } =
         scene.config();
@@ -200,7 +204,9 @@ fn every_key_reaches_its_option() {
     let dns = vec!["192.0.2.1:53".parse().unwrap(), "[::1]:5300".parse().unwrap()];
     assert_eq!(listen, crate::listen::Options { dns, admin: Admin::Off, socket: Some(scene.path("control")) });
     let servers: Vec<_> = upstream.servers.iter().chain(&upstream.zones[0].servers).map(ToString::to_string).collect();
-    assert_eq!(servers, ["udp://9.9.9.9", "system", "tcp://10.0.0.53:5353"]);
+    assert_eq!(servers, ["udp://9.9.9.9", "system", "tcp://10.0.0.53:5353", "tls://10.0.0.53#dns.corp.example"]);
+    assert_eq!(upstream.authorities, Authorities::from_pem(authority.pem().as_bytes()).unwrap());
+    assert!(scene.load().files.contains(&scene.path("ca.pem")), "its change is noticed");
     assert_eq!(upstream.zones[0].zones.len(), 2);
     let expected = crate::cache::Options {
         size: 1 << 20,
@@ -259,6 +265,9 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[listen]\nadmin = 'none'",                r#"2:9 "none" is no address to listen at | write an address of this machine and a port, such as "127.0.0.1:5300" or "[::1]:5300""#),
         ("[upstream]\nservers = []",                r#"2:11 "servers" is empty | such as: servers = ["system"] or servers = ["udp://9.9.9.9"]"#),
         ("[upstream]\nservers = ['9.9.9.9']",       r#"2:12 "9.9.9.9" does not say how to ask; write "udp://9.9.9.9" or "tcp://9.9.9.9""#),
+        ("[upstream]\nservers = ['https://dns.example']", r#"2:12 "dns.example" is not an address, and there is nobody to look a name up before there is a server; write one like "tls://9.9.9.9#dns.quad9.net" or "https://9.9.9.9/dns-query#dns.quad9.net""#),
+        ("[upstream]\ncertificate-authority = 'gone.pem'", r#"2:25 cannot use gone.pem: no such file | name a file with the certificate of your certificate authority, in PEM"#),
+        ("[upstream]\ncertificate-authority = 'w.toml'", r#"2:25 cannot use w.toml: there is no certificate in it (PEM, "-----BEGIN CERTIFICATE-----") | name a file with the certificate of your certificate authority, in PEM"#),
         ("[[upstream.zones]]\nzones = ['a.example']", r#"1:1 [[upstream.zones]] needs "servers" | such as: servers = ["system"] or servers = ["udp://9.9.9.9"]"#),
         ("[[upstream.zones]]\nzones = ['a.example', 'A.example.']\nservers = ['system']", r#"2:23 zone a.example is named twice | put its servers in one entry"#),
         ("[policy]\nunknown-on-ingress = 'refuse'", r#"2:1 unknown key "unknown-on-ingress" in [policy] | this version cannot do that yet; take the key out"#),

@@ -1,11 +1,13 @@
-//! What everything in `upstream` shares: counters, the bound on sockets, and the tasks a stop ends.
+//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, and the tasks a stop ends.
 
 use std::{fs, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit};
+use rustls::RootCertStore;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::Authorities;
 use crate::metrics::Metrics;
 
 /// Shared by all servers.
@@ -17,6 +19,8 @@ pub(super) struct Context {
     /// One permit for each connection: apart, so that a cut reply can be asked for again when datagrams have taken
     /// all of theirs.
     pub(super) tcp_sockets: Arc<Semaphore>,
+    /// Who vouches for encrypted servers.
+    pub(super) trusted: Arc<RootCertStore>,
     pub(super) tasks: TaskTracker,
     pub(super) stopped: CancellationToken,
 }
@@ -28,13 +32,14 @@ const MAX_SOCKETS: usize = 8192;
 const MIN_SOCKETS: usize = 16;
 
 impl Context {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(authorities: &Authorities, metrics: Arc<Metrics>) -> Self {
         let sockets = socket_bound(descriptors_left());
         let for_tcp = sockets / 4;
         Self {
             metrics,
             udp_sockets: Arc::new(Semaphore::new(sockets - for_tcp)),
             tcp_sockets: Arc::new(Semaphore::new(for_tcp)),
+            trusted: authorities.with_public(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
         }

@@ -7,17 +7,21 @@
 //! | `race` | one question, several servers |
 //! | `server` | one server: transport, EDNS, bounds, probes |
 //! | `health`, `vitals` | what is thought of it |
-//! | `udp`, `tcp` | sockets |
+//! | `udp` | datagrams |
+//! | `connections` | the connections to one server, whatever they carry |
+//! | `tcp`, `https`, `tls` | what they carry: framed over TCP or TLS, HTTP/2; and whom we trust |
 //! | `canary`, `own` | loops |
 //! | `system` | resolv.conf |
 //!
-//! Not here: answers are neither judged nor cached, aliases not followed, signatures not checked. Both transports are
+//! Not here: answers are neither judged nor cached, aliases not followed, signatures not checked. UDP, TCP and TLS are
 //! our own, on bytes: hickory's decode and encode every message, drop replies they cannot decode, open a UDP socket
-//! per question, and take 32 questions on a connection.
+//! per question, and take 32 questions on a connection. HTTPS is hickory's, where the last two do not hold.
 
 mod canary;
+mod connections;
 mod context;
 mod health;
+mod https;
 mod options;
 mod own;
 mod race;
@@ -27,6 +31,7 @@ mod system;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod udp;
 mod vitals;
 
@@ -43,6 +48,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use options::{InvalidServer, Options, Server, Zone};
+pub use tls::{Authorities, InvalidAuthorities};
 
 use self::{canary::Canaries, context::Context, race::race, roster::Roster};
 pub use crate::wire::query::Query;
@@ -154,7 +160,7 @@ impl Upstream {
     /// # Errors
     /// [`StartError::OwnAddress`].
     pub fn start(options: &Options, surroundings: Surroundings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let context = Arc::new(Context::new(metrics));
+        let context = Arc::new(Context::new(&options.authorities, metrics));
         let canaries = Arc::new(Canaries::default());
         let roster = Roster::start(options, surroundings, Arc::clone(&context), Arc::clone(&canaries))?;
         Ok(Self { roster, canaries, in_flight: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), context })
@@ -263,6 +269,8 @@ enum Miss {
     Mismatch,
     /// FORMERR or NOTIMP without the question.
     Bare,
+    /// The server has answered, and hickory cannot decode it.
+    Unreadable,
     /// A bound of ours.
     Full,
     /// The server is down, and enough questions hope for its return already.

@@ -123,7 +123,7 @@ impl Heard {
         self.done.push(server);
         match outcome {
             Ok(reply) => self.trouble = Some(reply),
-            Err(Miss::Network | Miss::Mismatch | Miss::Bare) => self.network = true,
+            Err(Miss::Network | Miss::Mismatch | Miss::Bare | Miss::Unreadable) => self.network = true,
             Err(Miss::Down | Miss::Spent) => self.silent = true,
             Err(Miss::Full) => self.full = true,
         }

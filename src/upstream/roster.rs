@@ -97,7 +97,7 @@ impl Roster {
             let zones = role.zones.clone();
             let servers = role.servers.load_full();
             let health = move |server: &Arc<Server>| ServerHealth {
-                server: server.kind,
+                server: server.kind.clone(),
                 zones: zones.clone(),
                 state: server.vitals.state(),
                 round_trip: server.vitals.with(|health| health.round_trip()),
@@ -109,9 +109,9 @@ impl Roster {
 
     fn refuse_ourselves(&self) -> Result<(), StartError> {
         let own = OwnAddresses::new(self.surroundings.own.clone());
-        for &server in self.roles.iter().flat_map(|role| &role.configured) {
-            if let Some(listen) = address(server).and_then(|address| own.which(address)) {
-                return Err(StartError::OwnAddress { server, listen });
+        for server in self.roles.iter().flat_map(|role| &role.configured) {
+            if let Some(listen) = server.address().and_then(|address| own.which(address)) {
+                return Err(StartError::OwnAddress { server: server.clone(), listen });
             }
         }
         Ok(())
@@ -127,10 +127,10 @@ impl Roster {
         }
         for role in &self.roles {
             let mut servers: Vec<Arc<Server>> = Vec::new();
-            for &configured in &role.configured {
+            for configured in &role.configured {
                 let kinds = match configured {
                     Kind::System => system.iter().copied().map(Kind::Udp).collect(),
-                    Kind::Udp(_) | Kind::Tcp(_) => vec![configured],
+                    Kind::Udp(_) | Kind::Tcp(_) | Kind::Tls { .. } | Kind::Https { .. } => vec![configured.clone()],
                 };
                 for kind in kinds {
                     if servers.iter().all(|server| server.kind != kind) {
@@ -149,7 +149,7 @@ impl Roster {
         if let Some(server) = known.get(&kind).and_then(Weak::upgrade) {
             return Some(server);
         }
-        let server = Server::new(kind, address(kind)?, Arc::clone(&self.context));
+        let server = Server::new(kind.clone(), kind.address()?, Arc::clone(&self.context));
         known.insert(kind, Arc::downgrade(&server));
         let zone = role.zones.first().cloned();
         self.context.spawn(watch(Arc::clone(&self.canaries), Arc::downgrade(&server), zone));
@@ -186,12 +186,5 @@ fn told(found: &Result<Vec<SocketAddr>, NoServers>) -> Vec<SocketAddr> {
             warn!("{error}; there is no system server to ask until it does");
             Vec::new()
         }
-    }
-}
-
-fn address(server: Kind) -> Option<SocketAddr> {
-    match server {
-        Kind::System => None,
-        Kind::Udp(address) | Kind::Tcp(address) => Some(address),
     }
 }

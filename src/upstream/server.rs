@@ -1,4 +1,4 @@
-//! One server: how a question is put to it (UDP, TCP, without EDNS where it must be), how much it is given at a
+//! One server: how a question is put to it (datagrams, connections, without EDNS where it must be), how much it is given at a
 //! time, and the probes that tell a slow name from a dead server.
 
 use std::{
@@ -16,7 +16,12 @@ use tokio::{
 };
 
 use super::{
-    Miss, Query, Reply, Server as Kind, State, context::Context, locked, tcp::Connections, udp::Pool, vitals::Vitals,
+    Miss, Query, Reply, Server as Kind, State,
+    connections::{Connections, Transport},
+    context::Context,
+    locked, tls,
+    udp::Pool,
+    vitals::Vitals,
 };
 use crate::{name::DomainName, wire::query};
 
@@ -26,9 +31,9 @@ pub(super) struct Server {
     pub(super) kind: Kind,
     pub(super) vitals: Arc<Vitals>,
     address: SocketAddr,
-    /// `None` for a server that is asked over TCP only.
+    /// `None` for a server that is asked over connections only.
     udp: Option<Pool>,
-    tcp: Connections,
+    connections: Connections,
     /// Until when it is asked without EDNS.
     plain_until: Mutex<Option<Instant>>,
     places: Semaphore,
@@ -73,16 +78,17 @@ impl Budget {
 
 impl Server {
     pub(super) fn new(kind: Kind, address: SocketAddr, context: Arc<Context>) -> Arc<Self> {
-        let vitals = Arc::new(Vitals::new(kind, Arc::clone(&context.metrics)));
+        let vitals = Arc::new(Vitals::new(kind.clone(), Arc::clone(&context.metrics)));
         let udp = match kind {
             Kind::Udp(_) | Kind::System => Some(Pool::new(address, Arc::clone(&vitals))),
-            Kind::Tcp(_) => None,
+            Kind::Tcp(_) | Kind::Tls { .. } | Kind::Https { .. } => None,
         };
+        let transport = transport(&kind, &context);
         Arc::new(Self {
             kind,
             address,
             udp,
-            tcp: Connections::new(address, Arc::clone(&vitals)),
+            connections: Connections::new(address, transport, Arc::clone(&vitals)),
             vitals,
             plain_until: Mutex::new(None),
             places: Semaphore::new(PLACES),
@@ -150,9 +156,9 @@ impl Server {
         self.exchange_whole(query, edns).await
     }
 
-    /// Over TCP, where nothing has a reason to be cut.
+    /// Over a connection, where nothing has a reason to be cut.
     async fn exchange_whole(&self, query: &Arc<Query>, edns: bool) -> Result<Vec<u8>, Miss> {
-        let packet = self.tcp.exchange(&self.context, query, edns).await?;
+        let packet = self.connections.exchange(&self.context, query, edns).await?;
         if query::is_truncated(&packet) { Err(Miss::Mismatch) } else { Ok(packet) }
     }
 
@@ -165,6 +171,18 @@ impl Server {
 
     fn wants_probes(&self) -> bool {
         matches!(self.vitals.state(), State::Suspect | State::Down)
+    }
+}
+
+/// What connections to a server carry.
+fn transport(kind: &Kind, context: &Context) -> Transport {
+    let config = || Arc::new(tls::client_config(&context.trusted));
+    match kind {
+        Kind::System | Kind::Udp(_) | Kind::Tcp(_) => Transport::Tcp,
+        Kind::Tls { name, .. } => Transport::Tls { name: name.clone(), config: config() },
+        Kind::Https { name, path, .. } => {
+            Transport::Https { name: name.clone(), path: Arc::clone(path), config: config() }
+        }
     }
 }
 
@@ -187,7 +205,10 @@ async fn probe(server: Weak<Server>) {
             pause = shortest;
         }
         let budget = Budget::new(2);
-        if !matches!(timeout(PROBE, server.exchange(&query, true, &budget)).await, Ok(Ok(_) | Err(Miss::Bare))) {
+        if !matches!(
+            timeout(PROBE, server.exchange(&query, true, &budget)).await,
+            Ok(Ok(_) | Err(Miss::Bare | Miss::Unreadable))
+        ) {
             server.vitals.probe_failed();
         }
         drop(server);

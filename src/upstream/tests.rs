@@ -34,7 +34,7 @@ fn nowhere() -> Surroundings {
 }
 
 fn upstream(servers: &[Server]) -> Arc<Upstream> {
-    let options = Options { servers: servers.into(), zones: Vec::new() };
+    let options = Options { servers: servers.into(), ..Options::default() };
     Arc::new(Upstream::start(&options, nowhere(), Arc::default()).unwrap())
 }
 
@@ -340,6 +340,7 @@ async fn a_zones_names_go_to_its_servers_and_to_nobody_else() {
     let options = Options {
         servers: vec![Server::Udp(default.address())],
         zones: vec![zone("corp.example", &corp), zone("lab.corp.example", &lab)],
+        ..Options::default()
     };
     let upstream = Upstream::start(&options, nowhere(), Arc::default()).unwrap();
     #[rustfmt::skip]
@@ -396,7 +397,7 @@ async fn resolv_conf_is_followed_however_it_changes() {
 #[tokio::test]
 async fn a_configured_server_that_is_ourselves_is_refused() {
     let own: SocketAddr = "127.0.0.1:5300".parse().unwrap();
-    let options = Options { servers: vec![Server::Udp(own)], zones: Vec::new() };
+    let options = Options { servers: vec![Server::Udp(own)], ..Options::default() };
     let surroundings = Surroundings { own: vec!["0.0.0.0:5300".parse().unwrap()], ..nowhere() };
     let error = Upstream::start(&options, surroundings, Arc::default()).unwrap_err().to_string();
     assert_eq!(error, "upstream server udp://127.0.0.1:5300 is this daemon itself: it listens on 0.0.0.0:5300");

@@ -1,6 +1,7 @@
 //! One server's [`Health`] where several tasks can reach it, and the words that go with its changes.
 
 use std::{
+    error::Error,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,12 +16,17 @@ use crate::metrics::Metrics;
 pub(super) struct Vitals {
     server: Server,
     health: Mutex<Health>,
+    /// Why the latest connection failed, where that is known.
+    trouble: Mutex<Option<String>>,
     metrics: Arc<Metrics>,
 }
 
+/// Characters of an error that are kept.
+const MAX_TROUBLE: usize = 200;
+
 impl Vitals {
     pub(super) fn new(server: Server, metrics: Arc<Metrics>) -> Self {
-        Self { server, health: Mutex::new(Health::new()), metrics }
+        Self { server, health: Mutex::new(Health::new()), trouble: Mutex::default(), metrics }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -39,6 +45,7 @@ impl Vitals {
     /// A reply came.
     pub(super) fn answered(&self, took: Duration) {
         if self.with(|health| health.answered(took)) == Some(State::Down) {
+            *locked(&self.trouble) = None;
             info!("upstream server {} answers again", self.server);
         }
     }
@@ -55,9 +62,16 @@ impl Vitals {
         self.with(Health::late)
     }
 
+    /// Why a connection failed: a wrong certificate has to be told from a server that is gone.
+    pub(super) fn trouble(&self, error: &dyn Error) {
+        // Parts of a certificate may be in it, which are anybody's words.
+        *locked(&self.trouble) = Some(error.to_string().escape_debug().take(MAX_TROUBLE).collect());
+    }
+
     pub(super) fn probe_failed(&self) {
         if self.with(Health::probe_failed) {
-            warn!("upstream server {} does not answer", self.server);
+            let why = locked(&self.trouble).take().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            warn!("upstream server {} does not answer{why}", self.server);
         }
     }
 

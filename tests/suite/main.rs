@@ -10,6 +10,7 @@
 )]
 
 mod admin;
+mod encrypted_upstreams;
 mod house;
 mod questions;
 mod real_client;

@@ -5,8 +5,8 @@ use std::{
     fmt::Write as _,
     fs,
     net::{SocketAddr, UdpSocket},
-    path::Path,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::Mutex,
     thread,
     time::Duration,
@@ -14,7 +14,10 @@ use std::{
 
 use hickory_proto::{
     op::Message,
-    rr::{DNSClass, Record, RecordType, rdata::opt::{ClientSubnet, EdnsCode, EdnsOption}},
+    rr::{
+        DNSClass, Record, RecordType,
+        rdata::opt::{ClientSubnet, EdnsCode, EdnsOption},
+    },
 };
 
 use crate::support::{
@@ -71,7 +74,8 @@ fn play(text: &str) {
         config.push_str("\n[listen]\nLISTEN\n");
     }
     let _ = write!(config, "\n[upstream]\nservers = [\"{}\"]\n", upstream.uri());
-    let packs: Vec<_> = steps.iter().filter_map(|step| step.title.strip_prefix("pack ").map(|name| (name, step))).collect();
+    let packs: Vec<_> =
+        steps.iter().filter_map(|step| step.title.strip_prefix("pack ").map(|name| (name, step))).collect();
     let daemon = Daemon::start_with(&config, |folder| {
         fs::create_dir(folder.join("policies")).unwrap();
         for (name, step) in packs {
@@ -127,8 +131,7 @@ fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Upstream, 
     let heard = asking.send(daemon.dns());
     let reply = heard.as_ref().map(|bytes| asking.ask.check(bytes));
     let size = heard.map_or(0, |bytes| bytes.len());
-    let mut unexpected: Vec<String> =
-        reply.iter().flat_map(|reply| reply.answers.iter().map(shown)).collect();
+    let mut unexpected: Vec<String> = reply.iter().flat_map(|reply| reply.answers.iter().map(shown)).collect();
     for (line, expectation) in &step.body {
         let expectation = expectation.trim();
         if expectation.is_empty() || expectation.starts_with(';') {
@@ -169,7 +172,11 @@ fn meets(
         "authority" => section(rest, reply.map(|reply| &reply.authorities)),
         "additional" => section(rest, reply.map(|reply| &reply.additionals)),
         "ttl" => {
-            let ttls: Vec<_> = reply.into_iter().flat_map(|reply| reply.answers.iter().chain(&reply.authorities)).map(|record| record.ttl).collect();
+            let ttls: Vec<_> = reply
+                .into_iter()
+                .flat_map(|reply| reply.answers.iter().chain(&reply.authorities))
+                .map(|record| record.ttl)
+                .collect();
             let fits = |ttl: u32| match rest.strip_prefix("<=") {
                 Some(most) => ttl <= most.trim().parse().unwrap(),
                 None => ttl == rest.parse::<u32>().unwrap(),
@@ -179,14 +186,21 @@ fn meets(
         "ede" => {
             let found = extended_errors(reply);
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
-            let fits = |(found_code, found_text): &(u16, String)| found_code.to_string() == code && found_text.contains(text.trim_matches('"'));
-            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(fits) }, || format!("there is {found:?}"))
+            let fits = |(found_code, found_text): &(u16, String)| {
+                found_code.to_string() == code && found_text.contains(text.trim_matches('"'))
+            };
+            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(fits) }, || {
+                format!("there is {found:?}")
+            })
         }
         "upstream" => {
             let asked = upstream.asked();
-            let new: Vec<_> = asked[seen.asked..].iter().map(|(name, rtype)| format!("{} {rtype}", name.to_lowercase())).collect();
+            let new: Vec<_> =
+                asked[seen.asked..].iter().map(|(name, rtype)| format!("{} {rtype}", name.to_lowercase())).collect();
             seen.asked = asked.len();
-            hold(if rest == "nothing" { new.is_empty() } else { new == rest.split(", ").collect::<Vec<_>>() }, || format!("it was asked {new:?}"))
+            hold(if rest == "nothing" { new.is_empty() } else { new == rest.split(", ").collect::<Vec<_>>() }, || {
+                format!("it was asked {new:?}")
+            })
         }
         "heard" => {
             let messages = upstream.messages();
@@ -204,7 +218,9 @@ fn meets(
         }
         rcode => {
             let Some(reply) = reply else { return Err("there was no reply".to_owned()) };
-            hold(reply.metadata.response_code == rcode_named(rcode), || format!("got {}", reply.metadata.response_code))?;
+            hold(reply.metadata.response_code == rcode_named(rcode), || {
+                format!("got {}", reply.metadata.response_code)
+            })?;
             rest.split_whitespace().try_for_each(|flag| hold(has_flag(reply, flag), || format!("{flag} is not so")))
         }
     }
@@ -287,10 +303,10 @@ impl Asking {
     fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         let (name, rtype) = (words.next().unwrap(), words.next().unwrap());
-        let rtype = rtype.strip_prefix("TYPE").and_then(|number| number.parse().ok()).map_or_else(
-            || rtype.parse().unwrap(),
-            |number: u16| RecordType::from(number),
-        );
+        let rtype = rtype
+            .strip_prefix("TYPE")
+            .and_then(|number| number.parse().ok())
+            .map_or_else(|| rtype.parse().unwrap(), |number: u16| RecordType::from(number));
         let put = ask(".", rtype).with(|message| {
             message.queries[0].set_name(name_of(name));
         });

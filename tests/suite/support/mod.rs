@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod encrypted;
 pub mod load;
 #[allow(dead_code, reason = "shared with the library's own tests of upstreams, which need more of it")]
 pub mod nameserver;

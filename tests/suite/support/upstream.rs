@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, ResponseCode},
-    rr::{rdata::{NULL, opt::EdnsOption}, Name, RData, Record, RecordSet, RecordType, RrKey},
+    rr::{
+        Name, RData, Record, RecordSet, RecordType, RrKey,
+        rdata::{NULL, opt::EdnsOption},
+    },
     serialize::{binary::BinEncodable as _, txt::Parser},
 };
 
@@ -25,7 +28,10 @@ impl Upstream {
     }
 
     /// The same where an earlier one was.
-    pub fn start_at(at: SocketAddr, script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+    pub fn start_at(
+        at: SocketAddr,
+        script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
         Self(Nameserver::start_at(at, say(script)))
     }
 
@@ -122,6 +128,20 @@ impl Zone {
         zone
     }
 
+    /// Adds a whole reply with a record that a zone file cannot say.
+    pub fn add_reply(&mut self, name: &Name, rtype: RecordType, answer: RData) {
+        let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
+        message.answers.push(Record::from_rdata(name.clone(), 60, answer));
+        let name = name.to_ascii().trim_end_matches('.').to_lowercase();
+        self.replies.insert((name, rtype.to_string()), Reply { message, is_cut: false, error: None });
+    }
+
+    /// Has a whole reply say this Extended DNS Error (RFC 8914) too.
+    pub fn add_extended_error(&mut self, name: &str, rtype: RecordType, code: u16) {
+        let reply = self.replies.get_mut(&(name.to_owned(), rtype.to_string())).unwrap();
+        reply.error = Some(code.to_be_bytes().to_vec());
+    }
+
     /// What an authoritative server that also follows aliases would say over TCP.
     pub fn answer(&self, question: &Message) -> Message {
         self.answer_over(question, true)
@@ -161,7 +181,9 @@ impl Zone {
                 reply.answers.extend(found);
                 return reply;
             }
-            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else { break };
+            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else {
+                break;
+            };
             let RData::CNAME(target) = &alias.data else { break };
             name = target.0.to_lowercase();
             reply.answers.push(alias);
@@ -202,7 +224,9 @@ impl Reply {
 pub fn record(line: &str) -> Record {
     let words: Vec<_> = line.split_whitespace().collect();
     let (name, ttl, rtype, data) = match words.as_slice() {
-        [name, ttl, "IN", "DNAME", target] => (*name, *ttl, RecordType::DNAME, Name::from_ascii(target).unwrap().to_bytes().unwrap()),
+        [name, ttl, "IN", "DNAME", target] => {
+            (*name, *ttl, RecordType::DNAME, Name::from_ascii(target).unwrap().to_bytes().unwrap())
+        }
         [name, ttl, "IN", rtype, r"\#", length, hex @ ..] => {
             let hex = hex.concat();
             let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
