@@ -23,6 +23,7 @@ pub mod upstream;
 // 4: the order of events
 pub mod gateway;
 // 5: doors
+pub mod admin;
 pub mod control;
 pub mod listen;
 // 6: assembly

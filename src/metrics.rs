@@ -60,9 +60,9 @@ macro_rules! counters {
 
 // Fields of one metric stand together: the format wants a metric's samples in one group.
 counters! {
-    /// Questions received, by transport.
+    /// Messages received, by transport; scraps and malformed ones too.
     questions_udp = "questions_total" { "transport=\"udp\"" };
-    /// Questions received, by transport.
+    /// Messages received, by transport; scraps and malformed ones too.
     questions_tcp = "questions_total" { "transport=\"tcp\"" };
     /// Packets that are never answered: answers themselves, or too short for a header.
     scraps = "scraps_total";
@@ -84,6 +84,18 @@ counters! {
     reloads_held = "reloads_total" { "outcome=\"held\"" };
     /// Connections to the control socket beyond what it takes at once.
     control_turned_away = "control_turned_away_total";
+    /// Requests to the admin door that were turned away, by reason.
+    admin_crowded = "admin_turned_away_total" { "reason=\"crowded\"" };
+    /// Requests to the admin door that were turned away, by reason.
+    admin_slow = "admin_turned_away_total" { "reason=\"slow\"" };
+    /// Requests to the admin door that were turned away, by reason.
+    admin_malformed = "admin_turned_away_total" { "reason=\"malformed\"" };
+    /// Requests to the admin door that were turned away, by reason.
+    admin_foreign_host = "admin_turned_away_total" { "reason=\"foreign-host\"" };
+    /// Requests to the admin door that were turned away, by reason.
+    admin_method = "admin_turned_away_total" { "reason=\"method\"" };
+    /// Requests to the admin door that were turned away, by reason.
+    admin_no_page = "admin_turned_away_total" { "reason=\"no-page\"" };
     /// Questions answered from the cache.
     cache_hits = "cache_hits_total";
     /// Questions for which the cache held nothing fresh.

@@ -129,7 +129,8 @@ impl Folds {
         let client = mask.show(key.clients, attempt.client.port());
         let mut record = Record::first(self.last_id, attempt, client, key.name.as_ref().map(ToString::to_string));
         if key.grain() != Grain::Client {
-            record.evidence = None;
+            // What is the first client's alone must not stand for the others.
+            (record.evidence, record.via, record.group) = (None, None, None);
         }
         *self.room(key.grain()) += 1;
         let key = Arc::new(key);
@@ -233,7 +234,7 @@ fn is_past(first: Timestamp, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::attempt::tests::attempt;
+    use crate::audit::{Evidence, attempt::tests::attempt};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -351,6 +352,21 @@ mod tests {
         let total: u64 = folds.close_all().iter().map(|record| record.count).sum();
         assert_eq!(total, 10, "2 + 2 + 2 + 2 + 2; the fold that was seen once is not written again");
         assert!(folds.is_empty() && folds.precise == 0 && folds.coarse == 0);
+    }
+
+    #[test]
+    fn a_record_of_several_clients_says_nothing_that_only_the_first_can_say() {
+        let attempt = |client| Attempt {
+            via: "10.0.0.53".parse().ok(),
+            group: Some("build-hosts".to_owned()),
+            evidence: Some(Evidence::Address([192, 0, 2, 7].into())),
+            ..attempt(client, "a.example")
+        };
+        let mut folds = folds(1);
+        let alone = folds.take(attempt("192.0.2.1:1"), &Mask::Full).opened.unwrap();
+        assert!(alone.via.is_some() && alone.group.is_some() && alone.evidence.is_some());
+        let several = folds.take(attempt("192.0.2.2:1"), &Mask::Full).opened.unwrap();
+        assert_eq!((several.via, several.group, several.evidence), (None, None, None));
     }
 
     #[test]

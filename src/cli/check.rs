@@ -9,7 +9,6 @@ use super::{Common, Exit};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
-    listen::Admin,
     policy::Mode,
     problem::{Problem, Problems, Severity, printable},
 };
@@ -78,7 +77,18 @@ fn uncovered(config: &Config) -> Problems {
 
 /// What holds, a line each: a word and its text.
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { path, listen, upstream, cache: _, limits: _, audit, organization, client_networks: _, policy, outline } = config;
+    let Config {
+        path,
+        listen,
+        upstream,
+        cache: _,
+        limits: _,
+        audit,
+        organization,
+        client_networks: _,
+        policy,
+        outline,
+    } = config;
     let mut lines = Vec::new();
     let path = path.as_ref().map_or_else(|| "none; built-in defaults".to_owned(), |path| path.display().to_string());
     lines.push(("file", path));
@@ -98,11 +108,12 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
         lines.push(("pack", format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)));
     }
-    if outline.local_rules > 0 {
-        lines.push(("local", counted(outline.local_rules, "pattern")));
+    let local = outline.allow.len() + outline.block.len();
+    if local > 0 {
+        lines.push(("local", counted(local, "pattern")));
     }
     for group in &outline.groups {
-        let (networks, packs) = (counted(group.networks, "network"), group.packs.join(", "));
+        let (networks, packs) = (counted(group.networks.len(), "network"), group.packs.join(", "));
         let (mode, action) = (word(&group.mode), word(&group.action));
         lines.push(("group", format!("{} ({networks}): {mode}, {action}; {packs}", group.name)));
     }
@@ -111,7 +122,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         lines.push(("exception", format!("{name} until {until}: {reason}")));
     }
     lines.push(("listen", joined(&listen.dns)));
-    if let Admin::At(address) = listen.admin {
+    if let Some(address) = listen.admin.address() {
         lines.push(("admin", format!("http://{address}")));
     }
     lines.push(("upstream", joined(&upstream.servers)));

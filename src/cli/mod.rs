@@ -3,6 +3,7 @@
 pub mod attempts;
 pub mod check;
 pub mod explain;
+mod healthcheck;
 mod reload;
 mod serve;
 
@@ -19,7 +20,7 @@ use jiff::{Timestamp, ZonedDateTime};
 
 use attempts::Screen;
 
-use crate::{audit::Store, config, control, daemon, gateway::Clock, problem::Problems};
+use crate::{audit::Store, config, control, daemon, gateway::Clock, listen::OpenError, problem::Problems};
 
 /// What the process tells its caller. The numbers are a promise to scripts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,6 +78,8 @@ enum Command {
     Attempts(attempts::Arguments),
     /// Ask the daemon to read its files again, and say what came of it
     Reload(reload::Arguments),
+    /// Ask the daemon whether it is ready: 0 when it is, 1 when not
+    Healthcheck(healthcheck::Arguments),
 }
 
 /// Why a command ends early, beyond what it printed itself.
@@ -99,12 +102,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Explain(arguments) => explain(arguments, &line.common),
         Command::Attempts(arguments) => attempts(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
     };
     result.unwrap_or_else(|error| {
         let exit = exit_of(&error);
         // What is wrong with the files has been printed, each at its place.
         if exit != Exit::Invalid || error.downcast_ref::<Invalid>().is_none() {
             anstream::eprintln!("tunnelwarden: {error:#}");
+        }
+        if let Some(error) = error.downcast_ref::<OpenError>() {
+            anstream::eprintln!("    hint: {}", error.hint());
         }
         exit
     })

@@ -34,7 +34,8 @@ fn start_log() {
     let default = "warn,tunnelwarden=info,hickory_net=error,hickory_resolver=error,hickory_server=error";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).with_target(false);
     // Only a second log could fail here, and there is none.
     let _ = log.try_init();
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use super::{Config, Group, Outline};
+use super::{Config, Exception, Group, Outline};
 use crate::policy::{PackSummary, Summary};
 
 /// A change that takes away more than one in this many rules or patterns wants a yes: an emptied list, a file cut
@@ -13,7 +13,17 @@ impl Config {
     /// What differs from `before`, a line each, for people.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (before.policy.summary(), self.policy.summary());
-        changes((&before.outline, &old), (&self.outline, &new))
+        let mut changes = changes((&before.outline, &old), (&self.outline, &new));
+        let shown = |config: &Self| (config.organization.name.clone(), config.organization.contact.clone());
+        #[rustfmt::skip]
+        let sections = [
+            ("[organization]", shown(before) == shown(self)),
+            ("[upstream]",     before.upstream == self.upstream),
+            ("[limits]",       before.limits == self.limits),
+            ("[audit]",        before.audit == self.audit),
+        ];
+        changes.extend(sections.iter().filter(|(_, same)| !same).map(|(section, _)| format!("{section} changed")));
+        changes
     }
 
     /// What it takes away from `before` that nobody should lose by accident: a pack, an own ingress, over a fifth of
@@ -38,12 +48,14 @@ fn changes((old, old_summary): (&Outline, &Summary), (new, new_summary): (&Outli
     compare(&mut changes, "client group", &groups(old), &groups(new), |was, is| {
         (was != is).then(|| "changed".to_owned())
     });
-    compare(&mut changes, "exception", &exceptions(old), &exceptions(new), |(), ()| None);
+    compare(&mut changes, "exception", &exceptions(old), &exceptions(new), |was, is| {
+        (was != is).then(|| "changed".to_owned())
+    });
     if (old.mode, old.action) != (new.mode, new.action) {
         changes.push("mode or action changed".to_owned());
     }
-    if old.local_rules != new.local_rules {
-        changes.push(format!("local rules {} -> {}", old.local_rules, new.local_rules));
+    for (what, old, new) in [("allow", &old.allow, &new.allow), ("block", &old.block, &new.block)] {
+        compare(&mut changes, what, &set(old), &set(new), |(), ()| None);
     }
     changes
 }
@@ -51,7 +63,8 @@ fn changes((old, old_summary): (&Outline, &Summary), (new, new_summary): (&Outli
 fn losses(old: &Summary, new: &Summary) -> Vec<String> {
     let mut losses = Vec::new();
     let kept = packs(new);
-    losses.extend(packs(old).keys().filter(|name| !kept.contains_key(*name)).map(|name| format!("pack {name} removed")));
+    losses
+        .extend(packs(old).keys().filter(|name| !kept.contains_key(*name)).map(|name| format!("pack {name} removed")));
     let gone = old.ingress.iter().filter(|name| !new.ingress.contains(name));
     losses.extend(gone.map(|name| format!("own ingress {name} removed")));
     for (what, was, is) in [("rules", old.rules, new.rules), ("patterns", old.patterns, new.patterns)] {
@@ -74,8 +87,13 @@ fn groups(outline: &Outline) -> BTreeMap<&str, &Group> {
     outline.groups.iter().map(|group| (group.name.as_str(), group)).collect()
 }
 
-fn exceptions(outline: &Outline) -> BTreeMap<String, ()> {
-    outline.exceptions.iter().map(|exception| (format!("{} until {}", exception.name, exception.until), ())).collect()
+fn exceptions(outline: &Outline) -> BTreeMap<String, &Exception> {
+    let named = |exception: &Exception| format!("{} until {}", exception.name, exception.until);
+    outline.exceptions.iter().map(|exception| (named(exception), exception)).collect()
+}
+
+fn set(names: &[String]) -> BTreeMap<&str, ()> {
+    names.iter().map(|name| (name.as_str(), ())).collect()
 }
 
 fn compare<K: Ord + Display, V>(

@@ -1,5 +1,7 @@
 //! `[limits]`.
 
+use ipnet::IpNet;
+
 use super::set;
 use crate::{
     document::{Fault, Table, Value, quoted},
@@ -12,7 +14,7 @@ pub(super) fn read(root: &mut Table<'_>) -> Options {
         set(&mut options.clients, table.list("clients", read_scope));
         let others = [("refused", Others::Refused), ("silence", Others::Silence)];
         set(&mut options.others, table.take("others", |value| value.keyword(&others)));
-        set(&mut options.forwarders, table.list("forwarders", |value| Some(value.network()?.value)));
+        set(&mut options.forwarders, table.list("forwarders", read_forwarder));
         let counts = [
             ("waiting", &mut options.waiting, 1_000_000),
             ("waiting-per-client", &mut options.waiting_per_client, 1_000_000),
@@ -28,6 +30,16 @@ pub(super) fn read(root: &mut Table<'_>) -> Options {
         set(&mut options.udp_size, table.take("udp-size", |value| value.integer(512..=4096)));
     });
     options
+}
+
+/// Whoever is a forwarder chooses for whom it asks, and with that its group and exceptions.
+fn read_forwarder(value: &Value<'_>) -> Option<IpNet> {
+    let network = value.network()?.value;
+    if network.prefix_len() == 0 {
+        let hint = "name the front resolvers, such as forwarders = [\"10.0.0.53\"]";
+        return value.wrong(format!("{network} would let every client say who it is"), Some(hint.to_owned()));
+    }
+    Some(network)
 }
 
 fn read_scope(value: &Value<'_>) -> Option<ClientScope> {

@@ -1,11 +1,15 @@
 //! What a configuration enforces, in names and numbers: what people are shown at a start and by `check`.
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::policy::{
-    Action, Mode,
-    plan::{self, Plan},
+use crate::{
+    policy::{
+        Action, Mode,
+        plan::{self, Plan},
+    },
+    problem::Located,
 };
 
 /// What is enforced.
@@ -20,8 +24,10 @@ pub struct Outline {
     pub ingress: Vec<String>,
     /// Packs for clients of no group, by name; `Policy::summary` counts what is in them.
     pub packs: Vec<String>,
-    /// Patterns of `[policy] allow` and `block`.
-    pub local_rules: usize,
+    /// Patterns of `[policy] allow`.
+    pub allow: Vec<String>,
+    /// Patterns of `[policy] block`.
+    pub block: Vec<String>,
     /// Client groups.
     pub groups: Vec<Group>,
     /// Dated exceptions.
@@ -34,14 +40,20 @@ pub struct Outline {
 pub struct Group {
     /// Its name.
     pub name: String,
-    /// How many networks it has.
-    pub networks: usize,
+    /// Its networks.
+    pub networks: Vec<IpNet>,
     /// Its mode, its own or the global one.
     pub mode: Mode,
     /// Its action, its own or the global one.
     pub action: Action,
     /// Its packs, by name.
     pub packs: Vec<String>,
+    /// Own ingress names in place of the global ones.
+    pub ingress: Option<Vec<String>>,
+    /// Allowed patterns in place of the global ones.
+    pub allow: Option<Vec<String>>,
+    /// Blocked patterns in place of the global ones.
+    pub block: Option<Vec<String>>,
 }
 
 /// A dated exception.
@@ -50,6 +62,8 @@ pub struct Group {
 pub struct Exception {
     /// The pattern it opens.
     pub name: String,
+    /// For whom.
+    pub networks: Vec<IpNet>,
     /// When it ends.
     pub until: Timestamp,
     /// Why it is there.
@@ -62,9 +76,10 @@ impl Outline {
         Self {
             mode: plan.defaults.mode,
             action: plan.defaults.action,
-            ingress: plan.organization.ingress.iter().map(|name| name.value.clone()).collect(),
+            ingress: texts(&plan.organization.ingress),
             packs: names_of_packs(&plan.defaults.packs, plan),
-            local_rules: plan.defaults.allow.len() + plan.defaults.block.len(),
+            allow: texts(&plan.defaults.allow),
+            block: texts(&plan.defaults.block),
             groups: plan.groups.iter().map(|group| outline_of_group(group, plan)).collect(),
             exceptions: plan.exceptions.iter().map(outline_of_exception).collect(),
         }
@@ -78,13 +93,29 @@ fn names_of_packs(numbers: &[usize], plan: &Plan) -> Vec<String> {
 fn outline_of_group(group: &plan::Group, plan: &Plan) -> Group {
     Group {
         name: group.name.value.clone(),
-        networks: group.networks.len(),
+        networks: values(&group.networks),
         mode: group.mode.unwrap_or(plan.defaults.mode),
         action: group.action.as_ref().map_or(plan.defaults.action, |action| action.value),
         packs: names_of_packs(group.packs.as_ref().unwrap_or(&plan.defaults.packs), plan),
+        ingress: group.ingress.as_deref().map(texts),
+        allow: group.allow.as_deref().map(texts),
+        block: group.block.as_deref().map(texts),
     }
 }
 
 fn outline_of_exception(exception: &plan::Exception) -> Exception {
-    Exception { name: exception.name.value.clone(), until: exception.until.value, reason: exception.reason.clone() }
+    Exception {
+        name: exception.name.value.clone(),
+        networks: values(&exception.networks),
+        until: exception.until.value,
+        reason: exception.reason.clone(),
+    }
+}
+
+fn texts(located: &[Located<String>]) -> Vec<String> {
+    located.iter().map(|text| text.value.clone()).collect()
+}
+
+fn values<T: Copy>(located: &[Located<T>]) -> Vec<T> {
+    located.iter().map(|value| value.value).collect()
 }

@@ -236,7 +236,8 @@ fn every_key_reaches_its_option() {
         (organization.name.as_deref(), organization.contact.as_deref()),
         (Some("Acme"), Some("netsec@acme.example"))
     );
-    assert_eq!((outline.mode, outline.action, outline.local_rules), (Mode::Observe, Action::Sinkhole, 3));
+    assert_eq!((outline.mode, outline.action), (Mode::Observe, Action::Sinkhole));
+    assert_eq!(outline.allow.len() + outline.block.len(), 3);
     assert_eq!(outline.ingress, ["connect.acme.example"]);
     let group = &outline.groups[0];
     assert_eq!((group.name.as_str(), group.mode, group.action), ("build hosts", Mode::Enforce, Action::Nodata));
@@ -277,6 +278,7 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[cache]\nmax-ttl = '8d'",                 r#"2:11 "max-ttl" is 8d; it must be from 0s to 7d"#),
         ("[limits]\nclients = ['onlink']",          r#"2:12 "onlink" names no clients | write "private", "on-link" or a network such as "10.0.0.0/8""#),
         ("[limits]\nudp-size = 65535",              r#"2:12 "udp-size" is 65535; it must be from 512 to 4096"#),
+        ("[limits]\nforwarders = ['::/0']",         r#"2:15 ::/0 would let every client say who it is | name the front resolvers, such as forwarders = ["10.0.0.53"]"#),
         ("[limits]\nwaiting = 0",                   r#"2:11 "waiting" is 0; it must be from 1 to 1000000"#),
         ("[audit]\nstore = 'postgres://db/x'",      r#"2:9 "postgres://db/x" is no store that this version knows | this version keeps its record in a file, such as "attempts.db""#),
         ("[audit]\nkeep = '5m'",                    r#"2:8 "keep" is 5m; it must be from 1h to 3650d"#),

@@ -54,7 +54,9 @@ pub fn send(path: &Path, request: &Request) -> Result<Reply, ClientError> {
     let mut line = String::new();
     ask(&stream, request).and_then(|()| BufReader::new(&stream).read_line(&mut line)).map_err(broken)?;
     match serde_json::from_str(&line).map_err(|error| broken(error.into()))? {
-        Reply::Refused { reason } => Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) }),
+        Reply::Refused { reason } => {
+            Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) })
+        }
         reply @ (Reply::Reload(_) | Reply::Flushed) => Ok(reply),
     }
 }

@@ -18,8 +18,14 @@ use crate::{
 };
 
 /// Says what is up. On standard output, unless attempts go there as JSON.
-pub(super) fn print(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state_dir: &Path) {
-    let text = text(config, addresses, skipped, state_dir);
+pub(super) fn print(
+    config: &Config,
+    addresses: &[SocketAddr],
+    skipped: &[SocketAddr],
+    admin: Option<SocketAddr>,
+    state_dir: &Path,
+) {
+    let text = text(config, addresses, skipped, admin, state_dir);
     if config.audit.sinks.contains(&Sink::Stdout) {
         anstream::eprint!("{text}");
     } else {
@@ -41,7 +47,13 @@ pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
     });
 }
 
-fn text(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state_dir: &Path) -> String {
+fn text(
+    config: &Config,
+    addresses: &[SocketAddr],
+    skipped: &[SocketAddr],
+    admin: Option<SocketAddr>,
+    state_dir: &Path,
+) -> String {
     let mut text = format!("tunnelwarden {}\n", env!("CARGO_PKG_VERSION"));
     let mut row = |title: &str, value: &str| {
         let _ = writeln!(text, "  {title:<12} {value}");
@@ -51,6 +63,9 @@ fn text(config: &Config, addresses: &[SocketAddr], skipped: &[SocketAddr], state
     }
     for address in skipped {
         row("", &format!("not on {address}: this machine has no such address"));
+    }
+    if let Some(address) = admin {
+        row("admin", &format!("http://{address} (/readyz, /metrics)"));
     }
     let servers: Vec<_> = config.upstream.servers.iter().map(ToString::to_string).collect();
     row("upstream", &servers.join(", "));

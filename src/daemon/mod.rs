@@ -6,6 +6,7 @@ mod state;
 mod watch;
 
 use std::{
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -16,20 +17,21 @@ use jiff::Timestamp;
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{self, mpsc},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use state::{State, StateError, latest_time};
+pub use state::{State, StateError, admin_address, latest_time};
 
 use crate::{
+    admin::{self, Files},
     audit::Recorder,
     cache::Cache,
     config::{Config, Loaded},
     control::{self, Command},
     gateway::{Access, Clock, Gateway, InForce},
-    listen::{Doors, House, Serving},
+    listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
     upstream::{Surroundings, Upstream},
 };
@@ -69,6 +71,8 @@ struct Running {
     doors: Serving,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Ends the admin door, which tells of the stop until then.
+    close: CancellationToken,
     commands: mpsc::Receiver<Command>,
 }
 
@@ -124,9 +128,11 @@ fn start(
     state_dir: &Path,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
+    let started = Timestamp::now();
     let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
     let doors = Doors::open(&config.listen)?;
+    let admin = open_admin(config.listen.admin)?;
     let surroundings = Surroundings::new(doors.addresses().collect());
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
@@ -135,7 +141,7 @@ fn start(
         let latest = clock.latest();
         tracing::warn!(%latest, "the clock is behind the latest time seen: no exception is in force until it has caught up");
     }
-    let stop = CancellationToken::new();
+    let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 
     let (sender, commands) = mpsc::channel(COMMANDS);
@@ -159,10 +165,39 @@ fn start(
     if let Err(error) = state.keep_last_good(&loaded.sources) {
         tracing::warn!(%error, "cannot keep a copy of the files in force");
     }
-    banner::print(&config, &addresses, &skipped, state.folder());
+    let (files, seen) = sync::watch::channel(Files::at_start(started));
+    let view = admin::View {
+        gateway: Arc::clone(&gateway),
+        recorder: recorder.clone(),
+        metrics: Arc::clone(metrics),
+        listening: addresses.clone(),
+        files: seen,
+        started,
+        stop: stop.clone(),
+    };
+    let admin = serve_admin(admin, view, &state, &close, &tasks).context("cannot open the admin door")?;
+    banner::print(&config, &addresses, &skipped, admin, state.folder());
     banner::follow(&recorder, &tasks);
-    let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics));
-    Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, commands }, reloader))
+    let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
+    Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, close, commands }, reloader))
+}
+
+/// Opens the admin door where there is one, and leaves word of where it is.
+fn serve_admin(
+    listener: Option<TcpListener>,
+    view: admin::View,
+    state: &State,
+    close: &CancellationToken,
+    tasks: &TaskTracker,
+) -> std::io::Result<Option<SocketAddr>> {
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    if let Some(listener) = listener {
+        tasks.spawn(admin::serve(listener, view, close.clone())?);
+    }
+    if let Err(error) = state.keep_admin_address(address) {
+        tracing::warn!(%error, "cannot keep the admin door's address in the state folder");
+    }
+    Ok(address)
 }
 
 /// What of a configuration the gateway swaps whole.
@@ -190,6 +225,7 @@ impl Running {
         }
         self.gateway.upstream().stop().await;
         self.recorder.stop().await;
+        self.close.cancel();
         self.tasks.close();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");

@@ -3,9 +3,11 @@
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{Running, Watch, in_force_by};
 use crate::{
+    admin::{Files, Reading},
     config::{self, Config, Loaded},
     control::{Command, Outcome, ReloadReport},
     metrics::Metrics,
@@ -30,6 +32,8 @@ pub(super) struct Reloader {
     config: Config,
     surroundings: Surroundings,
     metrics: Arc<Metrics>,
+    /// Tells the admin door what came of it.
+    files: watch::Sender<Files>,
 }
 
 impl Reloader {
@@ -38,8 +42,9 @@ impl Reloader {
         config: Config,
         surroundings: Surroundings,
         metrics: Arc<Metrics>,
+        files: watch::Sender<Files>,
     ) -> Self {
-        Self { path, config, surroundings, metrics }
+        Self { path, config, surroundings, metrics, files }
     }
 
     /// Reads the files, puts them in force if they are sound and may be, and tells everybody who asked. `watch`
@@ -84,7 +89,12 @@ impl Reloader {
         match self.put_in_force(running, next).await {
             Ok(restart) => {
                 let (changes, problems) = (std::mem::take(&mut report.changes), std::mem::take(&mut report.problems));
-                *report = ReloadReport { changes, problems, restart, ..ReloadReport::in_force(&self.config.policy.summary()) };
+                *report = ReloadReport {
+                    changes,
+                    problems,
+                    restart,
+                    ..ReloadReport::in_force(&self.config.policy.summary())
+                };
             }
             Err(error) => {
                 report.outcome = Outcome::Refused;
@@ -118,21 +128,25 @@ impl Reloader {
 
     fn tell(&self, report: &ReloadReport, cause: Cause) {
         let ReloadReport { rules, groups, exceptions, .. } = report;
-        match report.outcome {
+        let reading = match report.outcome {
             Outcome::Loaded => {
                 self.metrics.reloads_loaded.increment();
                 tracing::info!(rules, groups, exceptions, changes = report.changes.join("; "), "files read again");
+                Reading::Loaded
             }
             Outcome::Refused => {
                 self.metrics.reloads_refused.increment();
                 tracing::error!(rules, groups, exceptions, "the files are broken; what was in force still is");
+                Reading::Refused
             }
             Outcome::Held => {
                 self.metrics.reloads_held.increment();
                 let losses = report.changes.join("; ");
                 tracing::warn!(losses, "the change takes much away; SIGHUP or `tunnelwarden reload --accept` takes it");
+                Reading::Held
             }
-        }
+        };
+        self.files.send_modify(|files| files.read_again(reading, Timestamp::now()));
         for problem in &report.problems {
             tracing::warn!("{problem}");
         }

@@ -1,10 +1,11 @@
-//! The state folder: one daemon at a time, the latest time seen, the last good files.
+//! The state folder: one daemon at a time, the latest time seen, the last good files, where the admin door is.
 
 use std::{
     collections::HashSet,
     ffi::OsString,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,6 +20,7 @@ use crate::problem::SourceFile;
 const LOCK: &str = "lock";
 const LATEST_TIME: &str = "latest-time";
 const LAST_GOOD: &str = "last-good";
+const ADMIN: &str = "admin";
 
 /// The state folder, ours alone until dropped.
 #[derive(Debug)]
@@ -106,6 +108,20 @@ impl State {
         Ok(())
     }
 
+    /// Keeps where the admin door is, or that there is none: files that are broken by now do not tell.
+    ///
+    /// # Errors
+    /// When it cannot be written. The daemon goes on.
+    pub fn keep_admin_address(&self, address: Option<SocketAddr>) -> io::Result<()> {
+        if let Some(address) = address {
+            return self.replace(Path::new(ADMIN), format!("{address}\n").as_bytes());
+        }
+        match fs::remove_file(self.folder.join(ADMIN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Writes beside and renames, so that a crash leaves the old or the new and nothing between.
     fn replace(&self, name: &Path, content: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
@@ -123,6 +139,11 @@ impl State {
 pub fn latest_time(folder: &Path) -> Option<Timestamp> {
     let text = fs::read_to_string(folder.join(LATEST_TIME)).ok()?;
     text.trim().parse().ok()
+}
+
+/// Where the admin door of the daemon that has or had the folder is, for who only looks.
+pub fn admin_address(folder: &Path) -> Option<SocketAddr> {
+    fs::read_to_string(folder.join(ADMIN)).ok()?.trim().parse().ok()
 }
 
 fn holder(mut file: File) -> String {
@@ -143,7 +164,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = State::take(folder.path()).unwrap();
         let second = State::take(folder.path()).unwrap_err();
-        assert!(second.to_string().ends_with(&format!("another tunnelwarden, process {}", std::process::id())), "{second}");
+        assert!(
+            second.to_string().ends_with(&format!("another tunnelwarden, process {}", std::process::id())),
+            "{second}"
+        );
         drop(first);
         State::take(folder.path()).unwrap();
     }
@@ -155,11 +179,16 @@ mod tests {
         let state = State::take(folder.path()).unwrap();
         assert_eq!(state.latest_time(), None);
         state.keep_latest_time(time).unwrap();
+        let admin = "[::1]:9053".parse().unwrap();
+        state.keep_admin_address(Some(admin)).unwrap();
         for path in ["/etc/tunnelwarden/old.toml", "/etc/tunnelwarden/a.toml"] {
             state.keep_last_good(&[Arc::new(SourceFile { path: path.into(), text: "x".into() })]).unwrap();
         }
         drop(state);
         assert_eq!(State::take(folder.path()).unwrap().latest_time(), Some(time));
+        assert_eq!(admin_address(folder.path()), Some(admin));
+        State::take(folder.path()).unwrap().keep_admin_address(None).unwrap();
+        assert_eq!(admin_address(folder.path()), None);
         assert_eq!(fs::read_to_string(folder.path().join("last-good/etc%tunnelwarden%a.toml")).unwrap(), "x");
         assert_eq!(fs::read_dir(folder.path().join("last-good")).unwrap().count(), 1, "only what is in force");
     }

@@ -48,8 +48,11 @@ pub struct Access {
 #[must_use = "the place is given back at once"]
 pub struct Permit {
     quota: Arc<Quota>,
-    keys: [Option<Key>; 2],
+    keys: [Option<Key>; CLAIMS],
 }
+
+/// Most quotas one asker counts against: its own, its neighbours', its forwarder's.
+const CLAIMS: usize = 3;
 
 type Networks = JointPrefixSet<IpNet>;
 
@@ -72,13 +75,19 @@ struct Quota {
 /// Whose place it is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Key {
-    /// A v4 address, or the /64 of a v6 one: a single host commonly owns one and changes addresses within it.
+    /// An address.
     Client(IpAddr),
+    /// The /64 of a v6 address. It may be a single host, which changes addresses within it as it likes, or a whole
+    /// floor: so it is bounded too, but by [`NEIGHBOURS`] times as much.
+    Neighbours(Ipv6Addr),
     /// Everybody who may not ask, together: else they could hold every connection from many addresses.
     Strangers,
 }
 
 const SHARDS: usize = 16;
+
+/// How many shares of a single client a /64 may have together.
+const NEIGHBOURS: usize = 16;
 
 /// `"private"`: RFC 1918, RFC 6598 section 7, RFC 3927, RFC 4193, RFC 4291 section 2.5.6.
 const PRIVATE: [IpNet; 7] = [
@@ -155,7 +164,8 @@ impl Access {
             Admission::Allowed | Admission::Refused => limits.waiting_per_client,
         };
         let via = asker.via.map(|via| (Key::client(via), limits.waiting_per_forwarder));
-        let permit = self.waiting.take(limits.waiting, [Some((Key::client(client), of_client)), via]);
+        let [own, neighbours] = claims(client, of_client);
+        let permit = self.waiting.take(limits.waiting, [own, neighbours, via]);
         if permit.is_none() {
             self.metrics.waiting_refused.increment();
         }
@@ -167,12 +177,12 @@ impl Access {
     pub fn connect(&self, peer: IpAddr) -> Option<Permit> {
         let rules = self.rules.load();
         let limits = &rules.limits;
-        let claim = match self.admits(peer) {
-            Admission::Allowed => (Key::client(peer), limits.connections_per_client),
-            Admission::Forwarder => (Key::client(peer), limits.connections),
-            Admission::Refused => (Key::Strangers, limits.connections_per_client),
+        let [own, neighbours] = match self.admits(peer) {
+            Admission::Allowed => claims(peer, limits.connections_per_client),
+            Admission::Forwarder => claims(peer, limits.connections),
+            Admission::Refused => [Some((Key::Strangers, limits.connections_per_client)), None],
         };
-        let permit = self.connections.take(limits.connections, [Some(claim), None]);
+        let permit = self.connections.take(limits.connections, [own, neighbours, None]);
         if permit.is_none() {
             self.metrics.connections_refused.increment();
         }
@@ -225,12 +235,21 @@ fn canonical(network: IpNet) -> IpNet {
     mapped.map_or(network, IpNet::V4)
 }
 
+/// A key, and how many places it may have.
+type Claim = (Key, usize);
+
+/// What a place of one address counts against, where that alone may have `limit`.
+fn claims(address: IpAddr, limit: usize) -> [Option<Claim>; 2] {
+    let neighbours = match address.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(Key::Neighbours(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)))),
+    };
+    [Some((Key::client(address), limit)), neighbours.map(|key| (key, limit.saturating_mul(NEIGHBOURS)))]
+}
+
 impl Key {
     fn client(address: IpAddr) -> Self {
-        Self::Client(match address.to_canonical() {
-            v4 @ IpAddr::V4(_) => v4,
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        })
+        Self::Client(address.to_canonical())
     }
 }
 
@@ -242,12 +261,12 @@ impl Default for Quota {
 
 impl Quota {
     /// Takes one place for all claims together, or none.
-    fn take(self: &Arc<Self>, in_all: usize, claims: [Option<(Key, usize)>; 2]) -> Option<Permit> {
+    fn take(self: &Arc<Self>, in_all: usize, claims: [Option<Claim>; CLAIMS]) -> Option<Permit> {
         if self.total.fetch_add(1, Ordering::Relaxed) >= in_all {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut permit = Permit { quota: Arc::clone(self), keys: [None; 2] };
+        let mut permit = Permit { quota: Arc::clone(self), keys: [None; CLAIMS] };
         for (held, claim) in permit.keys.iter_mut().zip(claims) {
             let Some((key, limit)) = claim else { continue };
             // On `None` the permit so far is dropped and gives back what it has.
@@ -383,11 +402,16 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_v6_network_of_length_64_share() {
+    fn hosts_of_one_v6_network_do_not_starve_each_other_and_one_with_many_addresses_not_all_others() {
         let access = access(&Options { waiting_per_client: 1, ..Options::default() }, &[]);
-        let _held = access.wait(&asker("2001:db8::1", None)).unwrap();
-        assert!(access.wait(&asker("2001:db8::ffff:1", None)).is_none());
-        assert!(access.wait(&asker("2001:db8:0:1::1", None)).is_some());
+        let wait = |address: &str| access.wait(&asker(address, None));
+        let mut held = vec![wait("2001:db8::1").unwrap()];
+        assert!(wait("2001:db8::1").is_none(), "its own share");
+        held.extend((2..=NEIGHBOURS).map(|host| wait(&format!("2001:db8::{host:x}")).unwrap()));
+        assert!(wait("2001:db8::ffff:1").is_none(), "the network's share");
+        held.push(wait("2001:db8:0:1::1").unwrap());
+        drop(held);
+        assert!(access.waiting.shards.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is left behind");
     }
 
     #[test]

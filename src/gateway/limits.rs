@@ -13,13 +13,13 @@ pub struct Options {
     pub forwarders: Vec<IpNet>,
     /// Questions that may wait for an upstream, in all. 10,000.
     pub waiting: usize,
-    /// The same for one client address. 200.
+    /// The same for one client address; the addresses of a v6 /64 have 16 times as many together. 200.
     pub waiting_per_client: usize,
     /// The same for one forwarder. 5,000.
     pub waiting_per_forwarder: usize,
     /// Stream connections, in all. 2,000.
     pub connections: usize,
-    /// The same for one client address. 50.
+    /// The same for one client address; the addresses of a v6 /64 have 16 times as many together. 50.
     pub connections_per_client: usize,
     /// Questions of one stream connection that may wait at once. 64.
     pub pipeline: usize,

@@ -2,14 +2,14 @@
 //! reply, record.
 //!
 //! Every door ends here, and here alone a verdict becomes a reply. [`Gateway::receive`] does all that needs no
-//! waiting, up to a cache hit; [`Gateway::finish`] does the rest. The policy is taken once per question, and swapped
-//! whole: cached answers keep facts and are judged afresh for each client, so a reload flushes nothing and what one
-//! group may have never leaks to another.
+//! waiting, up to a cache hit; [`Gateway::finish`] does the rest. The policy is swapped whole; cached answers keep facts
+//! and are judged afresh for each client, so a reload flushes nothing and what one group may have never leaks to another.
 
 mod admission;
 mod clock;
 mod limits;
 mod note;
+mod replies;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,24 +21,24 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use note::Note;
+use replies::{Trouble, evidence_of};
 
 pub use admission::{Access, Admission, Permit};
 pub use clock::Clock;
 pub use limits::{ClientScope, Options, Others};
 
 use crate::{
-    audit::{Attempt, Decision, Evidence, Recorder, Transport, Way},
+    audit::{Decision, Recorder, Transport},
     cache::{self, Cache, Found, KeyRef},
     metrics::Metrics,
     name::NameBuffer,
-    policy::{self, Action, Basis, GroupId, Policy, Reason, RuleId, Verdict},
-    upstream::{Failure, Query, Upstream},
+    policy::{Basis, GroupId, Policy, Reason, Verdict},
+    upstream::{self, Failure, Query, Upstream},
     wire::{
-        CLASS_IN, Header, Rcode,
-        answer::{Answer, Asked, BadAnswer},
-        ede,
+        CLASS_IN, Rcode,
+        answer::{Answer, Asked},
         question::{Peeked, Question, peek},
-        reply::{self, Ageing, ExtendedError, Form, Refusal},
+        reply::{self, Ageing, ExtendedError},
         rtype,
     },
 };
@@ -94,21 +94,21 @@ pub enum Step {
 pub struct Waiting {
     packet: Box<[u8]>,
     asker: Asker,
-    group: GroupId,
     in_force: Arc<InForce>,
     pass: Pass,
-    note: Note,
     stale: Option<Found>,
     _permit: Permit,
 }
 
 /// What the verdict on a question means for its answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 struct Pass {
     /// Nothing spoke for the question, so its answer is looked at.
     judged: bool,
     /// An exception let it pass, until then.
     until: Option<Timestamp>,
+    /// What is recorded of it.
+    note: Note,
 }
 
 /// A question with everything that deciding and replying need to know of it.
@@ -136,7 +136,7 @@ impl Gateway {
         Self { in_force, upstream: ArcSwap::new(upstream), access, cache, recorder, clock, metrics }
     }
 
-    /// Puts another policy in force. Questions under way end under the one they began with.
+    /// Puts another policy in force, for questions that wait for an upstream too.
     pub fn replace(&self, in_force: InForce) {
         self.in_force.store(Arc::new(in_force));
     }
@@ -154,6 +154,11 @@ impl Gateway {
     /// Whom we ask.
     pub fn upstream(&self) -> Arc<Upstream> {
         self.upstream.load_full()
+    }
+
+    /// What is remembered.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Who may ask, and how much of us one may have.
@@ -190,39 +195,57 @@ impl Gateway {
 
     /// Asks the upstream, judges the answer and gives the reply; `None` is silence.
     pub async fn finish(&self, waiting: Box<Waiting>) -> Option<Vec<u8>> {
-        let mut waiting = waiting;
-        let query = {
-            let mut buffer = NameBuffer::new();
-            let Peeked::Question(question) = peek(&waiting.packet, &mut buffer) else { return None };
-            query_of(&question)
-        };
+        let query = query_of(&question_in(&waiting.packet, &mut NameBuffer::new())?);
         let upstream = self.upstream.load_full();
-        let result = upstream.ask(&query).await;
+        let said = upstream.ask(&query).await;
+        let mut reply = Vec::with_capacity(512);
+        matches!(self.conclude(*waiting, said, &mut reply), Some(Step::Reply)).then_some(reply)
+    }
 
+    /// What the upstream said, if anything, becomes a reply.
+    fn conclude(
+        &self,
+        waiting: Waiting,
+        said: Result<Arc<upstream::Reply>, Failure>,
+        reply: &mut Vec<u8>,
+    ) -> Option<Step> {
+        let Waiting { packet, asker, in_force: before, pass, stale, _permit } = waiting;
         let mut buffer = NameBuffer::new();
-        let Peeked::Question(question) = peek(&waiting.packet, &mut buffer) else { return None };
-        let in_force = Arc::clone(&waiting.in_force);
-        let case = Case::new(&question, waiting.asker, waiting.group, &in_force);
+        let question = question_in(&packet, &mut buffer)?;
+        let in_force = self.in_force.load_full();
+        let case = Case::new(&question, asker, &in_force);
+        let mut pass = if Arc::ptr_eq(&in_force, &before) {
+            pass
+        } else {
+            // The policy was swapped meanwhile: what it says now counts, and is what is recorded.
+            pass.note.forget();
+            match self.judge(&case) {
+                Ok(pass) => pass,
+                Err(reason) => return Some(self.refuse(&case, reason, None, reply)),
+            }
+        };
         let key = key_of(&question);
-        let outcome = match result {
+        let answer = match said {
             Ok(said) => Answer::read(&said.packet, &asked_of(&question)).map_err(Trouble::Answer),
             Err(failure) => Err(Trouble::Upstream(failure)),
         };
-        let mut reply = Vec::with_capacity(512);
-        let step = match outcome {
+        let found = match answer {
             Ok(answer) => {
-                let found = Found { answer: self.keep(&key, answer), age: 0, fresh: true };
-                self.deliver(&case, &found, waiting.pass, &mut waiting.note, &mut reply)
+                let fresh = Found { answer: self.keep(&key, answer), age: 0, fresh: true };
+                // A resolver that is cut off from the world says SERVFAIL, which is no more of an answer than silence
+                // (RFC 8767).
+                let is_none = matches!(fresh.answer.rcode(), Rcode::SERVFAIL | Rcode::REFUSED);
+                stale.filter(|_| is_none).unwrap_or(fresh)
             }
             Err(trouble) => {
                 self.remember(&key, trouble);
-                match waiting.stale.take() {
-                    Some(stale) => self.deliver(&case, &stale, waiting.pass, &mut waiting.note, &mut reply),
-                    None => self.fail(&case, trouble, &mut waiting.note, &mut reply),
+                match stale {
+                    Some(stale) => stale,
+                    None => return Some(self.fail(&case, trouble, &mut pass.note, reply)),
                 }
             }
         };
-        matches!(step, Step::Reply).then_some(reply)
+        Some(self.deliver(&case, &found, &mut pass, reply))
     }
 
     /// A readable question: who asks, what the policy says of the name, what may be wrong behind it, the cache.
@@ -240,30 +263,32 @@ impl Gateway {
         if admission == Admission::Refused {
             return self.turn_away(question.header, Some(question), reply);
         }
-        let asker = believe(asker, admission, question);
         let in_force = self.in_force.load_full();
-        let group = in_force.policy.group(asker.client.ip());
-        let case = Case::new(question, asker, group, &in_force);
-        let moment = self.clock.moment(Timestamp::now());
-        let (pass, note) = match in_force.policy.judge_question(group, asker.client.ip(), question.name, moment) {
-            Verdict::Block(reason) => return self.refuse(&case, reason, None, reply),
-            Verdict::Observe(reason) => {
-                (Pass::UNJUDGED, self.note(&case, Decision::Observed, reason.rule, None))
-            }
-            Verdict::Allow(Basis::OwnIngress(rule)) => {
-                (Pass::UNJUDGED, self.note(&case, Decision::AllowedOwn, rule, None))
-            }
-            Verdict::Allow(Basis::Exception { rule, until }) => {
-                let pass = Pass { until: Some(until), ..Pass::UNJUDGED };
-                (pass, self.note(&case, Decision::AllowedException, rule, None))
-            }
-            Verdict::Allow(Basis::Rule(_)) => (Pass::UNJUDGED, Note::none()),
-            Verdict::Allow(Basis::NoMatch) => (Pass { judged: true, until: None }, Note::none()),
+        let case = Case::new(question, believe(asker, admission, question), &in_force);
+        let mut pass = match self.judge(&case) {
+            Ok(pass) => pass,
+            Err(reason) => return self.refuse(&case, reason, None, reply),
         };
-        if let Some(rcode) = fault_of(question) {
-            return self.say_error(&case, rcode, None, note, reply);
+        match fault_of(question) {
+            Some(rcode) => self.say_error(&case, rcode, None, &mut pass.note, reply),
+            None => self.look_up(packet, &case, &in_force, pass, reply),
         }
-        self.look_up(packet, &case, &in_force, pass, note, reply)
+    }
+
+    /// What the policy says of the question: how its answer is to be treated, or why there will be none.
+    fn judge(&self, case: &Case<'_>) -> Result<Pass, Reason> {
+        let moment = self.clock.moment(Timestamp::now());
+        let noted = |decision, rule| Pass { note: self.note(case, decision, rule, None), ..Pass::default() };
+        match case.in_force.policy.judge_question(case.group, case.asker.client.ip(), case.question.name, moment) {
+            Verdict::Block(reason) => Err(reason),
+            Verdict::Observe(reason) => Ok(noted(Decision::Observed, reason.rule)),
+            Verdict::Allow(Basis::OwnIngress(rule)) => Ok(noted(Decision::AllowedOwn, rule)),
+            Verdict::Allow(Basis::Exception { rule, until }) => {
+                Ok(Pass { until: Some(until), ..noted(Decision::AllowedException, rule) })
+            }
+            Verdict::Allow(Basis::Rule(_)) => Ok(Pass::default()),
+            Verdict::Allow(Basis::NoMatch) => Ok(Pass { judged: true, ..Pass::default() }),
+        }
     }
 
     /// From the cache, or to be waited for.
@@ -272,21 +297,21 @@ impl Gateway {
         packet: &[u8],
         case: &Case<'_>,
         in_force: &Arc<InForce>,
-        pass: Pass,
-        mut note: Note,
+        mut pass: Pass,
         reply: &mut Vec<u8>,
     ) -> Step {
         let (key, now) = (key_of(case.question), Instant::now());
         let found = self.cache.find(&key, now);
         // Just after a failure a stale answer is as good as it gets, without asking again.
-        let failure = if found.as_ref().is_some_and(|found| found.fresh) { None } else { self.cache.find_failure(&key, now) };
+        let failure =
+            if found.as_ref().is_some_and(|found| found.fresh) { None } else { self.cache.find_failure(&key, now) };
         match (&found, failure) {
             (Some(found), failure) if found.fresh || failure.is_some() => {
-                return self.deliver(case, found, pass, &mut note, reply);
+                return self.deliver(case, found, &mut pass, reply);
             }
             (None, Some(failure)) => {
                 let error = failure.error.map(|code| ExtendedError { code, text: b"failed a moment ago" });
-                return self.say_error(case, failure.rcode, error, note, reply);
+                return self.say_error(case, failure.rcode, error, &mut pass.note, reply);
             }
             (Some(_) | None, _) => {}
         }
@@ -296,24 +321,22 @@ impl Gateway {
             return match case.asker.transport {
                 Transport::Udp => Step::Silence,
                 Transport::Tcp | Transport::Tls | Transport::Https => {
-                    self.say_error(case, Rcode::SERVFAIL, None, note, reply)
+                    self.say_error(case, Rcode::SERVFAIL, None, &mut pass.note, reply)
                 }
             };
         };
         Step::Wait(Box::new(Waiting {
             packet: packet.into(),
             asker: case.asker,
-            group: case.group,
             in_force: Arc::clone(in_force),
             pass,
-            note,
             stale: found,
             _permit: permit,
         }))
     }
 
     /// An answer goes out, unless the policy says of it what it did not say of the question.
-    fn deliver(&self, case: &Case<'_>, found: &Found, pass: Pass, note: &mut Note, reply: &mut Vec<u8>) -> Step {
+    fn deliver(&self, case: &Case<'_>, found: &Found, pass: &mut Pass, reply: &mut Vec<u8>) -> Step {
         let policy = &case.in_force.policy;
         if pass.judged {
             match policy.judge_answer(case.group, found.answer.aliases(), found.answer.addresses()) {
@@ -326,7 +349,7 @@ impl Gateway {
                 }
                 Verdict::Observe(reason) => {
                     let evidence = evidence_of(&reason, Some(&found.answer));
-                    *note = self.note(case, Decision::Observed, reason.rule, evidence);
+                    pass.note = self.note(case, Decision::Observed, reason.rule, evidence);
                 }
                 Verdict::Allow(_) => {}
             }
@@ -340,89 +363,12 @@ impl Gateway {
         if policy.strip_ech() && found.answer.has_ech() && !question.dnssec_ok() {
             match found.answer.without_ech(&asked_of(question)) {
                 Ok(stripped) => reply::answer(question, &stripped, ageing, case.limit, reply),
-                Err(error) => return self.fail(case, Trouble::Answer(error), note, reply),
+                Err(error) => return self.fail(case, Trouble::Answer(error), &mut pass.note, reply),
             }
         } else {
             reply::answer(question, &found.answer, ageing, case.limit, reply);
         }
-        note.settle(found.answer.rcode());
-        Step::Reply
-    }
-
-    /// The one place where a verdict becomes a refusal. It is recorded before it leaves.
-    fn refuse(&self, case: &Case<'_>, reason: Reason, answer: Option<&Answer>, reply: &mut Vec<u8>) -> Step {
-        self.metrics.blocked.increment();
-        let policy = &case.in_force.policy;
-        let (form, rcode) = match reason.action {
-            Action::Nxdomain => (Some(Form::Nxdomain), Some(Rcode::NXDOMAIN)),
-            Action::Nodata => (Some(Form::Nodata), Some(Rcode::NOERROR)),
-            Action::Refused => (Some(Form::Refused), Some(Rcode::REFUSED)),
-            Action::Sinkhole => (Some(Form::Sinkhole(policy.sinkhole())), Some(Rcode::NOERROR)),
-            Action::Drop => (None, None),
-        };
-        let evidence = evidence_of(&reason, answer);
-        let mut attempt = self.attempt(case, Decision::Blocked, reason.rule, evidence);
-        attempt.action = Some(reason.action);
-        attempt.rcode = rcode.map(|rcode| rcode.0);
-        self.recorder.record(attempt);
-        let Some(form) = form else { return Step::Silence };
-        let refusal = Refusal { form, ttl: policy.block_ttl(), text: policy.refusal_text(reason.rule) };
-        reply::refusal(case.question, &refusal, case.limit, reply);
-        Step::Reply
-    }
-
-    /// SERVFAIL with the reason.
-    fn fail(&self, case: &Case<'_>, trouble: Trouble, note: &mut Note, reply: &mut Vec<u8>) -> Step {
-        let text = match trouble {
-            Trouble::Upstream(failure) => failure.to_string(),
-            Trouble::Answer(error) => format!("upstream sent a {error}"),
-        };
-        let error = ExtendedError { code: trouble.ede(), text: text.as_bytes() };
-        reply::error(case.question, Rcode::SERVFAIL, Some(error), case.limit, reply);
-        note.settle(Rcode::SERVFAIL);
-        Step::Reply
-    }
-
-    /// Keeps a failure for a moment, so that impatient clients do not make it worse (RFC 9520).
-    fn remember(&self, key: &KeyRef<'_>, trouble: Trouble) {
-        self.metrics.failures.increment();
-        if trouble.is_lasting() {
-            let failure = cache::Failure { rcode: Rcode::SERVFAIL, error: Some(trouble.ede()) };
-            self.cache.insert_failure(key, failure, Instant::now());
-        }
-    }
-
-    fn say_error(
-        &self,
-        case: &Case<'_>,
-        rcode: Rcode,
-        error: Option<ExtendedError<'_>>,
-        mut note: Note,
-        reply: &mut Vec<u8>,
-    ) -> Step {
-        reply::error(case.question, rcode, error, case.limit, reply);
-        note.settle(rcode);
-        Step::Reply
-    }
-
-    /// Who may not ask is told so, or nothing.
-    fn turn_away(&self, header: Header, question: Option<&Question<'_>>, reply: &mut Vec<u8>) -> Step {
-        self.metrics.turned_away.increment();
-        match (self.in_force.load().others, question) {
-            (Others::Silence, _) => return Step::Silence,
-            (Others::Refused, Some(question)) => {
-                let error = ExtendedError { code: ede::PROHIBITED, text: b"not a client of this resolver" };
-                reply::error(question, Rcode::REFUSED, Some(error), question.udp_limit(0), reply);
-            }
-            (Others::Refused, None) => reply::fault(header, Rcode::REFUSED, reply),
-        }
-        Step::Reply
-    }
-
-    /// Our own question came back: whoever passed it on would pass on everything.
-    fn refuse_canary(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
-        self.upstream.load().canary_seen(question.name);
-        reply::error(question, Rcode::REFUSED, None, question.udp_limit(0), reply);
+        pass.note.settle(found.answer.rcode());
         Step::Reply
     }
 
@@ -436,70 +382,24 @@ impl Gateway {
         }
         answer
     }
-
-    /// An attempt that is recorded once its reply is known.
-    fn note(&self, case: &Case<'_>, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Note {
-        Note::new(self.attempt(case, decision, rule, evidence), self.recorder.clone())
-    }
-
-    fn attempt(&self, case: &Case<'_>, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Attempt {
-        let Case { question, asker, group, in_force, .. } = case;
-        Attempt {
-            time: Timestamp::now(),
-            decision,
-            way: Way::Dns,
-            client: asker.client,
-            via: asker.via,
-            group: in_force.policy.group_name(*group).map(str::to_owned),
-            transport: asker.transport,
-            name: question.name.to_owned(),
-            qtype: question.qtype,
-            qclass: question.qclass,
-            rule: in_force.policy.rule(rule).label.to_string(),
-            evidence,
-            action: None,
-            rcode: None,
-        }
-    }
-}
-
-/// Why there is no answer.
-#[derive(Clone, Copy, Debug)]
-enum Trouble {
-    Upstream(Failure),
-    Answer(BadAnswer),
-}
-
-impl Trouble {
-    fn ede(self) -> u16 {
-        match self {
-            Self::Upstream(failure) => failure.ede(),
-            Self::Answer(_) => ede::OTHER,
-        }
-    }
-
-    /// Would asking again at once find the same?
-    fn is_lasting(self) -> bool {
-        match self {
-            Self::Upstream(Failure::Silent | Failure::Network | Failure::Loop) | Self::Answer(_) => true,
-            // Nothing was asked, so nothing is known.
-            Self::Upstream(Failure::NoServer | Failure::Overloaded | Failure::Stopped) => false,
-        }
-    }
-}
-
-impl Pass {
-    /// Something spoke for the question, or observes it: the answer does not matter.
-    const UNJUDGED: Self = Self { judged: false, until: None };
 }
 
 impl<'a> Case<'a> {
-    fn new(question: &'a Question<'a>, asker: Asker, group: GroupId, in_force: &'a InForce) -> Self {
+    fn new(question: &'a Question<'a>, asker: Asker, in_force: &'a InForce) -> Self {
+        let group = in_force.policy.group(asker.client.ip());
         let limit = match asker.transport {
             Transport::Udp => question.udp_limit(in_force.udp_size),
             Transport::Tcp | Transport::Tls | Transport::Https => usize::from(u16::MAX),
         };
         Self { question, asker, group, in_force, limit }
+    }
+}
+
+/// The question in a packet that was found readable before.
+fn question_in<'a>(packet: &'a [u8], buffer: &'a mut NameBuffer) -> Option<Question<'a>> {
+    match peek(packet, buffer) {
+        Peeked::Question(question) => Some(question),
+        Peeked::Fault { .. } | Peeked::Silence(_) => None,
     }
 }
 
@@ -523,14 +423,6 @@ fn fault_of(question: &Question<'_>) -> Option<Rcode> {
         rtype::OPT => Some(Rcode::FORMERR),
         rtype::IXFR | rtype::AXFR => Some(Rcode::REFUSED),
         _ => None,
-    }
-}
-
-fn evidence_of(reason: &Reason, answer: Option<&Answer>) -> Option<Evidence> {
-    match reason.evidence {
-        policy::Evidence::Question => None,
-        policy::Evidence::Alias(index) => answer?.aliases().get(index).cloned().map(Evidence::Alias),
-        policy::Evidence::Address(address) => Some(Evidence::Address(address)),
     }
 }
 

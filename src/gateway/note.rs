@@ -11,11 +11,6 @@ use crate::{
 pub(super) struct Note(Option<(Box<Attempt>, Recorder)>);
 
 impl Note {
-    /// Nothing to record.
-    pub(super) fn none() -> Self {
-        Self(None)
-    }
-
     /// `attempt`, to be recorded.
     pub(super) fn new(attempt: Attempt, recorder: Recorder) -> Self {
         Self(Some((Box::new(attempt), recorder)))
@@ -27,6 +22,11 @@ impl Note {
             attempt.rcode = Some(rcode.0);
             recorder.record(*attempt);
         }
+    }
+
+    /// It is not recorded: another takes its place.
+    pub(super) fn forget(mut self) {
+        self.0 = None;
     }
 }
 

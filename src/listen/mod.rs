@@ -1,7 +1,7 @@
 //! The doors: datagrams, TCP. Each ends in the same gateway call.
 //!
 //! [`Doors::open`] binds everything before anything is served; [`Doors::serve`] answers until it is told to
-//! stop and then lets what waits finish.
+//! stop and then lets what waits finish. The admin door's socket is bound here too, and served by `admin`.
 
 mod introduction;
 mod open;
@@ -19,7 +19,7 @@ use std::{
 use tokio::{runtime::Handle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use open::{Doors, OpenError};
+pub use open::{Doors, OpenError, open_admin};
 pub use options::{Admin, Options};
 
 use crate::{

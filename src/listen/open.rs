@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
-use super::Options;
+use super::{Admin, Options};
 use crate::{
     problem::printable,
     sys::{
@@ -113,6 +113,23 @@ impl Doors {
     }
 }
 
+/// The admin door's socket; `None` where there is to be none. Where somebody else has the default address, the door
+/// is left out, with a warning: nobody asked for it, and answering must not hang on it.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn open_admin(admin: Admin) -> Result<Option<TcpListener>, OpenError> {
+    let Some(address) = admin.address() else { return Ok(None) };
+    match open_tcp(address).map_err(|error| OpenError::new(address, Protocol::Tcp, error)) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error @ OpenError::InUse { .. }) if admin == Admin::Default => {
+            tracing::warn!("no health and metrics: {error}; [listen] admin gives another address, or \"off\"");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 impl Entry {
     fn open(address: SocketAddr, workers: usize) -> Result<Self, OpenError> {
         let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
@@ -187,7 +204,7 @@ impl OpenError {
 
     /// What to do about it.
     pub fn hint(&self) -> String {
-        const ELSEWHERE: &str = "or give another address under [listen] dns";
+        const ELSEWHERE: &str = "or give another address under [listen]";
         match self {
             Self::InUse { holder: Some(Holder { process: Some(process), .. }), .. } => {
                 format!("stop process {}, {ELSEWHERE}", process.id)
@@ -207,11 +224,11 @@ impl OpenError {
                 address.port()
             ),
             Self::NotHere { own, .. } if own.is_empty() => {
-                "give 0.0.0.0 or [::], which stand for every address, under [listen] dns".to_owned()
+                "give 0.0.0.0 or [::], which stand for every address, under [listen]".to_owned()
             }
             Self::NotHere { own, .. } => {
                 let own: Vec<String> = own.iter().map(IpAddr::to_string).collect();
-                format!("it has {}; give one of these, or 0.0.0.0 or [::] for all, under [listen] dns", own.join(", "))
+                format!("it has {}; give one of these, or 0.0.0.0 or [::] for all, under [listen]", own.join(", "))
             }
             Self::Failed { .. } => format!("look up what the system says, {ELSEWHERE}"),
         }
@@ -310,6 +327,21 @@ mod tests {
         let address = tcp.local_addr().unwrap().to_string();
         let error = Doors::open(&listen(&[&address])).unwrap_err();
         assert!(matches!(error, OpenError::InUse { protocol: Protocol::Tcp, holder: Some(_), .. }), "{error}");
+    }
+
+    #[test]
+    fn an_admin_address_somebody_has_is_an_error_where_it_was_asked_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = open_admin(Admin::At(taken.local_addr().unwrap())).unwrap_err();
+        assert!(matches!(error, OpenError::InUse { protocol: Protocol::Tcp, holder: Some(_), .. }), "{error}");
+        assert!(open_admin(Admin::Off).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_default_admin_address_is_left_out_where_somebody_has_it() {
+        // Whoever comes first has it: this listener, or somebody else on this machine.
+        let _taken = TcpListener::bind(Admin::Default.address().unwrap());
+        assert!(open_admin(Admin::Default).unwrap().is_none());
     }
 
     #[test]

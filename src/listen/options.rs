@@ -21,15 +21,28 @@ pub struct Options {
 pub enum Admin {
     /// No such door.
     Off,
-    /// There. 127.0.0.1:9053.
+    /// Nobody said: at 127.0.0.1:9053, unless somebody else is there.
+    Default,
+    /// There.
     At(SocketAddr),
+}
+
+impl Admin {
+    /// Where the door is to be; `None` for none.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::Default => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9053))),
+            Self::At(address) => Some(address),
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             dns: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5300)), SocketAddr::from((Ipv6Addr::LOCALHOST, 5300))],
-            admin: Admin::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 9053))),
+            admin: Admin::Default,
             socket: None,
         }
     }

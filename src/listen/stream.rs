@@ -22,6 +22,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Replies written in one go, at most.
 const WRITTEN_AT_ONCE: usize = 16;
 
+/// Bytes of replies that may wait to be written; then no more are made. A reply has up to 64 KiB, so that a pipeline of
+/// them, on every connection a client may have, would be hundreds of megabytes for who asks and does not read.
+const MAX_UNWRITTEN: usize = 1 << 17;
+
 /// How much, and how long, one client is borne with.
 #[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
@@ -66,6 +70,9 @@ pub(super) struct Frames<R> {
 /// A reply, with the place among the open questions that it holds until it is written.
 type Answered = (OwnedSemaphorePermit, Option<Vec<u8>>);
 
+/// A reply on its way to the writer, with its place and its share of [`MAX_UNWRITTEN`].
+type Unwritten = ([OwnedSemaphorePermit; 2], Vec<u8>);
+
 /// Answers what is asked until one of both has enough.
 pub(super) async fn converse<R, W, A>(
     frames: Frames<R>,
@@ -95,7 +102,7 @@ where
 
 async fn read<R, A>(
     mut frames: Frames<R>,
-    replies: mpsc::Sender<(OwnedSemaphorePermit, Vec<u8>)>,
+    replies: mpsc::Sender<Unwritten>,
     patience: Patience<'_>,
     stop: &CancellationToken,
     answer: impl Fn(Vec<u8>) -> A,
@@ -105,14 +112,21 @@ where
     A: Future<Output = Option<Vec<u8>>>,
 {
     let places = Arc::new(Semaphore::new(patience.pipeline));
+    let bytes = Arc::new(Semaphore::new(MAX_UNWRITTEN));
     let mut open = FuturesUnordered::new();
-    // There are as many places as the queue has room, so that it never is full.
-    let hand_over = |(place, reply): Answered| reply.is_none_or(|reply| replies.try_send((place, reply)).is_ok());
+    let hand_over = async |(place, reply): Answered| {
+        let Some(reply) = reply else { return true };
+        let share = u32::try_from(reply.len()).unwrap_or(u32::MAX);
+        // Whoever does not read waits here; how long is the writer's to say, which ends the conversation.
+        let Ok(share) = Arc::clone(&bytes).acquire_many_owned(share).await else { return false };
+        // There are as many places as the queue has room, so that it never is full.
+        replies.try_send(([place, share], reply)).is_ok()
+    };
     let end = loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break End::Stopped,
-            Some(answered) = open.next() => if !hand_over(answered) { return End::Closed },
+            Some(answered) = open.next() => if !hand_over(answered).await { return End::Closed },
             question = frames.question(&places, patience) => match question {
                 Ok((place, question)) => {
                     let answer = answer(question);
@@ -125,7 +139,7 @@ where
     if matches!(end, End::Closed | End::Stopped) {
         // Who closed its own half may still want to hear.
         while let Some(answered) = open.next().await {
-            hand_over(answered);
+            hand_over(answered).await;
         }
     }
     end
@@ -133,7 +147,7 @@ where
 
 async fn write<W: AsyncWrite + Unpin>(
     mut writer: W,
-    mut queue: mpsc::Receiver<(OwnedSemaphorePermit, Vec<u8>)>,
+    mut queue: mpsc::Receiver<Unwritten>,
     patience: Duration,
 ) -> Result<(), End> {
     let (mut batch, mut bytes) = (Vec::new(), Vec::new());
@@ -239,6 +253,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::{
         io::{DuplexStream, duplex, split},
         sync::Notify,
@@ -423,6 +439,32 @@ mod tests {
         let asking = async { while client.write_all(&frame(&[1; 200])).await.is_ok() {} };
         let ((), end) = tokio::join!(asking, conversation);
         assert_eq!(end.unwrap(), End::NotReading);
+    }
+
+    #[tokio::test]
+    async fn large_replies_that_nobody_reads_are_not_made() {
+        const LARGE: usize = 60_000;
+        let (made, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let counted = Arc::clone(&made);
+        let (mut client, conversation) = with(Patience { pipeline: 64, ..PATIENT }, &stop, move |_| {
+            let counted = Arc::clone(&counted);
+            async move {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Some(vec![0; LARGE])
+            }
+        });
+        client.write_all(&frame(b"?").repeat(64)).await.unwrap();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        // What waits, and one more that waits for room.
+        let unread = made.load(Ordering::Relaxed);
+        assert!(unread * LARGE <= MAX_UNWRITTEN + LARGE, "{unread} replies");
+        for _ in 0..64 {
+            assert_eq!(hear(&mut client).await.len(), LARGE);
+        }
+        drop(client);
+        assert_eq!(conversation.await.unwrap(), End::Closed);
     }
 
     #[tokio::test]

@@ -1,7 +1,10 @@
 //! What is wrong with a plan although each part of it can be read: parts that contradict each other, and
 //! things that cannot do what their author hopes. All of them are told at once.
 
-use std::collections::{BTreeSet, HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 use psl::Psl;
@@ -68,6 +71,10 @@ pub(super) fn own_ingress(located: &Located<String>, whole_domain: bool) -> Resu
         let bare = text.trim_start_matches("*.").trim_start_matches('.');
         let problem = Problem::error(place, format!("own ingress {text:?} is a pattern; it must be a name"));
         return Err(problem.hint(format!("write {bare:?}: an own ingress stands for itself and everything below")));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        let problem = Problem::error(place, format!("own ingress {text:?} is an address; it must be a name"));
+        return Err(problem.hint("name the ingress itself, such as connect.acme.example"));
     }
     let name: DomainName =
         text.parse().map_err(|error| Problem::error(place, format!("own ingress {text:?} is no name: {error}")))?;
@@ -322,6 +329,9 @@ fn blocks_below_ingress(policy: &Policy, problems: &mut Problems) {
     }
 }
 
+/// Most exceptions for which it is told that nothing blocks what they open.
+const MAX_OPEN_EXCEPTIONS: usize = 32;
+
 fn exceptions(plan: &Plan, policy: &Policy, now: Timestamp, problems: &mut Problems) {
     let mut open = Vec::new();
     for exception in &plan.exceptions {
@@ -339,6 +349,8 @@ fn exceptions(plan: &Plan, policy: &Policy, now: Timestamp, problems: &mut Probl
             open.push((pattern, &exception.name.place));
         }
     }
+    // Each is held against every block pattern: thousands of either must not make this take minutes.
+    open.truncate(MAX_OPEN_EXCEPTIONS);
     if open.iter().any(|(pattern, _)| pattern.shape != Shape::Exact) {
         let blocks = policy.block_tables().flat_map(Table::records).filter(|record| record.blocks());
         for blocking in blocks.filter_map(|record| record.pattern()) {

@@ -66,13 +66,6 @@ impl Policy {
         self.answer(group, aliases, addresses, &mut Nobody)
     }
 
-    /// Steps 3 and 4 alone: would this name be a violation? For owner names of records beside the answer.
-    pub fn would_block(&self, group: GroupId, name: NameRef<'_>) -> Option<Reason> {
-        let scope = self.scope(group);
-        let found = self.rules(scope, &Path::new(&self.hashing, name.as_wire()), &mut Nobody)?;
-        found.blocks.then_some(Reason { rule: found.rule.0, evidence: Evidence::Question, action: scope.action })
-    }
-
     /// How a refusal of this name is answered: the group's action, but NODATA for NXDOMAIN where something that the
     /// client is allowed lies below, since NXDOMAIN denies that too (RFC 8020).
     pub fn action_at(&self, group: GroupId, client: IpAddr, name: NameRef<'_>, moment: Moment) -> Action {

@@ -11,10 +11,10 @@ mod compile;
 mod explain;
 mod groups;
 mod judge;
-mod path;
-mod pattern;
 pub mod list;
 pub mod pack;
+mod path;
+mod pattern;
 pub mod plan;
 #[cfg(test)]
 mod reference;

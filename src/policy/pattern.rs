@@ -3,7 +3,7 @@
 //! Four shapes: `name`, `.name`, `*.name` and `a.*.b`. [`Pattern::matches`] is the plain definition;
 //! `table` finds the same matches among a million without trying each.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use thiserror::Error;
 
@@ -46,6 +46,8 @@ pub(super) struct Rank(u16);
 pub(super) enum InvalidPattern {
     #[error("the pattern matches every name")]
     Everything,
+    #[error("an address is no name")]
+    Address,
     #[error("{0:?}: a star stands for a whole label, not for a part of one")]
     StarInLabel(String),
     #[error("a star at the end would match every top-level domain")]
@@ -62,6 +64,7 @@ impl InvalidPattern {
     /// How to mend it, where there is one way.
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Address => Some("addresses in answers are compared with the networks of a pack's rules"),
             Self::Everything => Some("name a domain: .example.com is it and everything below"),
             Self::StarInLabel(_) | Self::LeadAndMiddle => {
                 Some("forms are name, .name (and below), *.name (only below) and a.*.b (one label in the middle)")
@@ -87,6 +90,9 @@ impl Pattern {
             (None, Some(rest)) => (Shape::Within, rest),
             (None, None) => (Shape::Exact, text),
         };
+        if rest.parse::<IpAddr>().is_ok() {
+            return Err(InvalidPattern::Address);
+        }
         if !rest.contains('*') {
             let name: DomainName = rest.parse()?;
             return if name.as_name().is_root() { Err(InvalidPattern::Everything) } else { Ok(Self { shape, name }) };
@@ -248,6 +254,9 @@ mod tests {
             ("*",              Everything),
             ("*.",             Everything),
             ("..",             Everything),
+            ("192.0.2.1",      Address),
+            ("*.192.0.2.1",    Address),
+            ("2001:db8::1",    Address),
             ("a..b",           Name(InvalidName::EmptyLabel)),
             ("*..b",           Name(InvalidName::EmptyLabel)),
             ("a.*..b",         Name(InvalidName::EmptyLabel)),

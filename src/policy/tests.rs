@@ -304,7 +304,9 @@ fn an_answer_is_refused_for_a_blocked_alias_or_an_address_of_an_active_pack() {
 #[test]
 fn rules_and_groups_have_names_and_refusals_a_text() {
     let policy = compiled(&plan());
-    let reason = policy.would_block(GroupId::DEFAULT, name("tunnel.ngrok.com").as_name()).unwrap();
+    let client = "192.0.2.1".parse().unwrap();
+    let verdict = policy.judge_question(GroupId::DEFAULT, client, name("tunnel.ngrok.com").as_name(), now());
+    let Verdict::Block(reason) = verdict else { panic!("{verdict:?}") };
     assert_eq!(policy.refusal_text(reason.rule), "ngrok/legacy: reason of legacy; contact netsec@acme.example");
     assert_eq!(policy.rule(reason.rule).place.as_ref().unwrap().to_string(), "w.toml:1:5");
     assert_eq!(policy.group_name(policy.group("10.2.3.1".parse().unwrap())), Some("free"));
@@ -350,6 +352,8 @@ fn what_contradicts_itself_is_found_with_place_and_hint() {
         (|p| p.organization.ingress = all(&["acme.ngrok.app"]),          &["lies under ngrok.app"]),
         (|p| p.organization.ingress = all(&["co.uk"]),                   &["co.uk is a public suffix"]),
         (|p| p.organization.ingress = all(&["github.io"]),               &["github.io is a public suffix"]),
+        (|p| p.organization.ingress = all(&["192.0.2.1"]),               &["own ingress \"192.0.2.1\" is an address"]),
+        (|p| p.defaults.allow = all(&["192.0.2.1"]),                     &["an address is no name"]),
         (|p| p.organization.ingress = all(&["localhost"]),               &["localhost is a public suffix"]),
         (|p| p.organization.ingress = all(&["."]),                       &["own ingress \".\" is a pattern"]),
         (|p| p.organization.ingress = all(&["acme.co.uk"]),              &["acme.co.uk is a whole registrable domain", "ingress-whole-domain"]),

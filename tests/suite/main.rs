@@ -9,6 +9,7 @@
     reason = "a test that fails should say where"
 )]
 
+mod admin;
 mod house;
 mod questions;
 mod real_client;

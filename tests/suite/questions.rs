@@ -3,12 +3,22 @@
 use std::{
     io::Write as _,
     net::{TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
-    rr::{DNSClass, RData, Record, RecordType, rdata::{A, opt::{ClientSubnet, EdnsOption}}},
+    rr::{
+        DNSClass, RData, Record, RecordType,
+        rdata::{
+            A,
+            opt::{ClientSubnet, EdnsOption},
+        },
+    },
 };
 
 use crate::support::{
@@ -29,6 +39,7 @@ crl.ngrok-agent.com.              60 IN A     198.51.100.8
 tunnel.us.ngrok.com.example.org.  60 IN A     192.0.2.2
 notngrok-agent.com.               60 IN A     192.0.2.3
 my.example.net.                   60 IN CNAME connect.ngrok-agent.com.
+acme.example.                     60 IN CNAME connect.ngrok-agent.com.
 ";
 
 fn start() -> (Upstream, Daemon) {
@@ -37,7 +48,8 @@ fn start() -> (Upstream, Daemon) {
 
 fn start_with(config: &str) -> (Upstream, Daemon) {
     let upstream = Upstream::of(Zone::parse(ZONE));
-    let daemon = Daemon::start(&format!("{config}\n[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
+    let daemon =
+        Daemon::start(&format!("{config}\n[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
     (upstream, daemon)
 }
 
@@ -100,11 +112,24 @@ fn neighbours_of_blocked_names_and_the_own_ingress_pass_and_an_alias_does_not() 
         }
     }
     assert_eq!(upstream.asked().len(), cases.len(), "each was asked once");
-    let of = |decision: &str| daemon.attempts().into_iter().filter(|one| one["decision"] == decision).collect::<Vec<_>>();
+    let of =
+        |decision: &str| daemon.attempts().into_iter().filter(|one| one["decision"] == decision).collect::<Vec<_>>();
     let [own] = &of("allowed-own")[..] else { panic!("own use is on record once, folded") };
     assert_eq!((&own["question"]["name"], &own["count"]), (&"connect.acme.example".into(), &2.into()));
     let [blocked] = &of("blocked")[..] else { panic!("one refusal is on record") };
     assert_eq!(blocked["evidence"]["alias"], "connect.ngrok-agent.com");
+}
+
+#[test]
+fn a_name_above_the_own_ingress_that_is_refused_for_its_alias_does_not_deny_the_ingress() {
+    let (_upstream, daemon) = start();
+    // The second time from the cache.
+    for round in 0..2 {
+        let reply = ask("acme.example.", RecordType::A).udp(daemon.dns());
+        let shown = (reply.metadata.response_code, reply.answers.len(), reply.authorities.len());
+        // NXDOMAIN would say that nothing exists below (RFC 8020).
+        assert_eq!(shown, (ResponseCode::NoError, 0, 1), "round {round}: {reply}");
+    }
 }
 
 #[test]
@@ -185,8 +210,12 @@ fn a_large_answer_is_cut_for_a_datagram_and_whole_over_tcp() {
     });
     let daemon = Daemon::start(&format!("[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
     for (size, plain) in [(4096, false), (512, false), (1232, false), (0, true)] {
-        let question = if plain { ask("many.example.", RecordType::A).plain() } else {
-            ask("many.example.", RecordType::A).with(|message| { message.edns.as_mut().unwrap().set_max_payload(size); })
+        let question = if plain {
+            ask("many.example.", RecordType::A).plain()
+        } else {
+            ask("many.example.", RecordType::A).with(|message| {
+                message.edns.as_mut().unwrap().set_max_payload(size);
+            })
         };
         let bytes = send_udp(daemon.dns(), &question.bytes()).unwrap();
         let most = if plain { 512 } else { usize::from(size.clamp(512, 1232)) };
@@ -224,7 +253,9 @@ fn questions_of_one_connection_are_answered_as_they_become_known() {
 #[test]
 fn strangers_are_refused_or_met_with_silence_and_only_forwarders_speak_for_others() {
     let limits = |others: &str, forwarders: &str| {
-        format!("{OWN}[limits]\nclients = []\nothers = \"{others}\"\nforwarders = [{forwarders}]\n[[clients]]\nname = \"them\"\nnetworks = [\"203.0.113.7/32\"]\n")
+        format!(
+            "{OWN}[limits]\nclients = []\nothers = \"{others}\"\nforwarders = [{forwarders}]\n[[clients]]\nname = \"them\"\nnetworks = [\"203.0.113.7/32\"]\n"
+        )
     };
     let with_subnet = |name: &str| {
         ask(name, RecordType::A).with(|message| {
@@ -235,7 +266,10 @@ fn strangers_are_refused_or_met_with_silence_and_only_forwarders_speak_for_other
     // Loopback may always ask; it is believed only where it is named as a forwarder.
     for (forwarders, group) in [("", serde_json::Value::Null), ("\"127.0.0.1\"", "them".into())] {
         let (upstream, daemon) = start_with(&limits("refused", forwarders));
-        assert_eq!(with_subnet("connect.ngrok-agent.com.").udp(daemon.dns()).metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(
+            with_subnet("connect.ngrok-agent.com.").udp(daemon.dns()).metadata.response_code,
+            ResponseCode::NXDomain
+        );
         let [attempt] = &daemon.attempts()[..] else { panic!("one attempt") };
         assert_eq!(attempt["group"], group);
         assert_eq!(attempt["via"].is_null(), forwarders.is_empty());
@@ -248,7 +282,9 @@ fn strangers_are_refused_or_met_with_silence_and_only_forwarders_speak_for_other
 
 #[test]
 fn a_reply_leaves_from_the_address_that_was_asked_on_a_wildcard_address() {
-    let daemon = Daemon::start("[listen]\ndns = [\"0.0.0.0:0\"]\nadmin = \"off\"\n[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n");
+    let daemon = Daemon::start(
+        "[listen]\ndns = [\"0.0.0.0:0\"]\nadmin = \"off\"\n[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n",
+    );
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = daemon.dns().port();
     let packet = ask("connect.ngrok-agent.com.", RecordType::A).bytes();
@@ -263,12 +299,39 @@ fn a_reply_leaves_from_the_address_that_was_asked_on_a_wildcard_address() {
 
 #[test]
 fn v4_and_v6_udp_and_tcp_answer_alike() {
-    let daemon = Daemon::start("[listen]\ndns = [\"127.0.0.1:0\", \"[::1]:0\"]\nadmin = \"off\"\n[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n");
+    let daemon = Daemon::start(
+        "[listen]\ndns = [\"127.0.0.1:0\", \"[::1]:0\"]\nadmin = \"off\"\n[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n",
+    );
     assert_eq!(daemon.addresses.len(), 2);
     for &address in &daemon.addresses {
         let question = ask("tunnel.us.ngrok.com.", RecordType::AAAA);
         assert_eq!(question.udp(address).to_vec().unwrap(), question.tcp(address).to_vec().unwrap(), "{address}");
     }
+}
+
+#[test]
+fn an_upstream_that_only_says_servfail_is_as_good_as_none_and_stale_answers_stand_in() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&broken);
+    let upstream = Upstream::start(move |question, _| {
+        let mut reply = Message::response(question.metadata.id, OpCode::Query);
+        reply.queries = question.queries.clone();
+        if seen.load(Ordering::Relaxed) {
+            reply.metadata.response_code = ResponseCode::ServFail;
+        } else {
+            reply.add_answer(Record::from_rdata(question.queries[0].name().clone(), 1, RData::A(A::new(192, 0, 2, 1))));
+        }
+        Some(reply.to_vec().unwrap())
+    });
+    let daemon = Daemon::start(&format!("[listen]\nLISTEN\n[upstream]\nservers = [\"{}\"]\n", upstream.uri()));
+    let ask = || ask("stale.example.", RecordType::A).udp(daemon.dns());
+    assert_eq!(ask().metadata.response_code, ResponseCode::NoError);
+    broken.store(true, Ordering::Relaxed);
+    wait_for("a stale answer", || {
+        let reply = ask();
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 1), "{reply}");
+        (reply.answers[0].ttl == 30).then_some(())
+    });
 }
 
 #[test]

@@ -5,13 +5,16 @@ use std::{
     fmt::Write as _,
     fs,
     net::{SocketAddr, UdpSocket},
-    path::Path,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
 };
 
 use hickory_proto::{
     op::Message,
-    rr::{DNSClass, Record, RecordType, rdata::opt::{ClientSubnet, EdnsCode, EdnsOption}},
+    rr::{
+        DNSClass, Record, RecordType,
+        rdata::opt::{ClientSubnet, EdnsCode, EdnsOption},
+    },
 };
 
 use crate::support::{
@@ -59,7 +62,8 @@ fn play(text: &str) {
         config.push_str("\n[listen]\nLISTEN\n");
     }
     let _ = write!(config, "\n[upstream]\nservers = [\"{}\"]\n", upstream.uri());
-    let packs: Vec<_> = steps.iter().filter_map(|step| step.title.strip_prefix("pack ").map(|name| (name, step))).collect();
+    let packs: Vec<_> =
+        steps.iter().filter_map(|step| step.title.strip_prefix("pack ").map(|name| (name, step))).collect();
     let daemon = Daemon::start_with(&config, |folder| {
         fs::create_dir(folder.join("policies")).unwrap();
         for (name, step) in packs {
@@ -97,8 +101,7 @@ struct Seen {
 fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Upstream, seen: &mut Seen) {
     let asking = Asking::parse(question);
     let reply = asking.send(daemon.dns());
-    let mut unexpected: Vec<String> =
-        reply.iter().flat_map(|reply| reply.answers.iter().map(shown)).collect();
+    let mut unexpected: Vec<String> = reply.iter().flat_map(|reply| reply.answers.iter().map(shown)).collect();
     for (line, expectation) in &step.body {
         let expectation = expectation.trim();
         if expectation.is_empty() || expectation.starts_with(';') {
@@ -134,36 +137,62 @@ fn meets(
             Ok(())
         }
         "authority" => {
-            let found: Vec<_> = reply.into_iter().flat_map(|reply| &reply.authorities).map(|record| format!("{} {}", record.name, record.record_type())).collect();
-            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(|one| one == rest) }, || format!("it has {found:?}"))
+            let found: Vec<_> = reply
+                .into_iter()
+                .flat_map(|reply| &reply.authorities)
+                .map(|record| format!("{} {}", record.name, record.record_type()))
+                .collect();
+            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(|one| one == rest) }, || {
+                format!("it has {found:?}")
+            })
         }
         "additional" => hold(reply.is_some_and(|reply| reply.additionals.is_empty()), || "there is some".to_owned()),
         "ttl" => {
-            let ttls: Vec<_> = reply.into_iter().flat_map(|reply| reply.answers.iter().chain(&reply.authorities)).map(|record| record.ttl).collect();
+            let ttls: Vec<_> = reply
+                .into_iter()
+                .flat_map(|reply| reply.answers.iter().chain(&reply.authorities))
+                .map(|record| record.ttl)
+                .collect();
             let most: u32 = rest.trim_start_matches("<=").trim().parse().unwrap();
             hold(!ttls.is_empty() && ttls.iter().all(|&ttl| ttl <= most), || format!("they are {ttls:?}"))
         }
         "ede" => {
             let found = extended_errors(reply);
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
-            let fits = |(found_code, found_text): &(u16, String)| found_code.to_string() == code && found_text.contains(text.trim_matches('"'));
-            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(fits) }, || format!("there is {found:?}"))
+            let fits = |(found_code, found_text): &(u16, String)| {
+                found_code.to_string() == code && found_text.contains(text.trim_matches('"'))
+            };
+            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(fits) }, || {
+                format!("there is {found:?}")
+            })
         }
         "upstream" => {
             let asked = upstream.asked();
-            let new: Vec<_> = asked[seen.asked..].iter().map(|(name, rtype)| format!("{} {rtype}", name.to_lowercase())).collect();
+            let new: Vec<_> =
+                asked[seen.asked..].iter().map(|(name, rtype)| format!("{} {rtype}", name.to_lowercase())).collect();
             seen.asked = asked.len();
-            hold(if rest == "nothing" { new.is_empty() } else { new == [rest.to_owned()] }, || format!("it was asked {new:?}"))
+            hold(if rest == "nothing" { new.is_empty() } else { new == [rest.to_owned()] }, || {
+                format!("it was asked {new:?}")
+            })
         }
         "recorded" => {
             let attempts = daemon.attempts();
             let new: Vec<_> = attempts[seen.recorded..].iter().map(recorded).collect();
             seen.recorded = attempts.len();
-            hold(if rest == "nothing" { new.is_empty() } else { new.iter().any(|one| one.starts_with(rest)) && new.len() == 1 }, || format!("on record is {new:?}"))
+            hold(
+                if rest == "nothing" {
+                    new.is_empty()
+                } else {
+                    new.iter().any(|one| one.starts_with(rest)) && new.len() == 1
+                },
+                || format!("on record is {new:?}"),
+            )
         }
         rcode => {
             let Some(reply) = reply else { return Err("there was no reply".to_owned()) };
-            hold(reply.metadata.response_code == rcode_named(rcode), || format!("got {}", reply.metadata.response_code))?;
+            hold(reply.metadata.response_code == rcode_named(rcode), || {
+                format!("got {}", reply.metadata.response_code)
+            })?;
             rest.split_whitespace().try_for_each(|flag| hold(has_flag(reply, flag), || format!("{flag} is not so")))
         }
     }
@@ -233,10 +262,10 @@ impl Asking {
     fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         let (name, rtype) = (words.next().unwrap(), words.next().unwrap());
-        let rtype = rtype.strip_prefix("TYPE").and_then(|number| number.parse().ok()).map_or_else(
-            || rtype.parse().unwrap(),
-            |number: u16| RecordType::from(number),
-        );
+        let rtype = rtype
+            .strip_prefix("TYPE")
+            .and_then(|number| number.parse().ok())
+            .map_or_else(|| rtype.parse().unwrap(), |number: u16| RecordType::from(number));
         let mut asking = Self { ask: ask(name, rtype), is_tcp: false, from: "127.0.0.1".to_owned() };
         for word in words {
             asking = asking.apply(word);

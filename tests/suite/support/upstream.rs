@@ -25,7 +25,10 @@ impl Upstream {
     }
 
     /// The same where an earlier one was.
-    pub fn start_at(at: SocketAddr, script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+    pub fn start_at(
+        at: SocketAddr,
+        script: impl Fn(&Message, bool) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
         Self(Nameserver::start_at(at, say(script)))
     }
 
@@ -113,7 +116,8 @@ impl Zone {
     pub fn answer(&self, question: &Message) -> Message {
         let query = question.queries.first().unwrap();
         let asked = (query.name().to_ascii().trim_end_matches('.').to_lowercase(), query.query_type().to_string());
-        let mut reply = self.replies.get(&asked).cloned().unwrap_or_else(|| self.look_up(query.name(), query.query_type()));
+        let mut reply =
+            self.replies.get(&asked).cloned().unwrap_or_else(|| self.look_up(query.name(), query.query_type()));
         reply.metadata.id = question.metadata.id;
         reply.metadata.message_type = MessageType::Response;
         reply.metadata.recursion_desired = question.metadata.recursion_desired;
@@ -131,7 +135,9 @@ impl Zone {
                 reply.answers.extend(found);
                 return reply;
             }
-            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else { break };
+            let Some(alias) = self.set(&name, RecordType::CNAME).and_then(|found| found.into_iter().next()) else {
+                break;
+            };
             let RData::CNAME(target) = &alias.data else { break };
             name = target.0.to_lowercase();
             reply.answers.push(alias);

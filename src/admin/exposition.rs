@@ -1,0 +1,105 @@
+//! The page for Prometheus: every counter, and gauges of what is now. No name and no client's address is ever a label;
+//! upstream servers are, as configured.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write as _},
+};
+
+use super::{Reading, View};
+use crate::{audit, upstream::State};
+
+/// The text exposition format.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// States of a server, each a sample that is 1 or 0.
+const STATES: [(State, &str); 4] =
+    [(State::Up, "up"), (State::Suspect, "suspect"), (State::Down, "down"), (State::Looping, "looping")];
+
+/// Everything.
+pub(super) fn text(view: &View) -> String {
+    let mut text = view.metrics.to_string();
+    process(&mut text, view);
+    policy(&mut text, view);
+    cache(&mut text, view);
+    upstream(&mut text, view);
+    record(&mut text, &view.recorder.health());
+    text
+}
+
+fn process(text: &mut String, view: &View) {
+    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    gauge(text, "tunnelwarden_build_info", "What runs; always 1.", [(version, 1)]);
+    // The name that Prometheus' own client libraries use.
+    let started = (String::new(), view.started.as_second());
+    gauge(text, "process_start_time_seconds", "When the process started, in Unix time.", [started]);
+}
+
+fn policy(text: &mut String, view: &View) {
+    let summary = view.gateway.in_force().policy.summary();
+    gauge(text, "tunnelwarden_policy_rules", "Rules in force.", plain(summary.rules));
+    gauge(text, "tunnelwarden_policy_groups", "Client groups beside the default.", plain(summary.groups));
+    gauge(text, "tunnelwarden_policy_exceptions", "Dated exceptions, past ones too.", plain(summary.exceptions));
+    let files = *view.files.borrow();
+    let succeeded = u8::from(files.reading == Reading::Loaded);
+    let help = "Whether the files as they were read last are in force.";
+    gauge(text, "tunnelwarden_last_reload_successful", help, plain(succeeded));
+    let help = "When the files in force were read, in Unix time.";
+    gauge(text, "tunnelwarden_last_reload_success_timestamp_seconds", help, plain(files.in_force_since.as_second()));
+}
+
+fn cache(text: &mut String, view: &View) {
+    let cache = view.gateway.cache();
+    gauge(text, "tunnelwarden_cache_bytes", "Memory that the cached answers take.", plain(cache.size()));
+    gauge(text, "tunnelwarden_cache_entries", "Answers in the cache.", plain(cache.len()));
+}
+
+fn upstream(text: &mut String, view: &View) {
+    // A server in two roles is one server.
+    let health = view.gateway.upstream().health().into_iter();
+    let servers: BTreeMap<_, _> =
+        health.map(|server| (server.server.to_string(), (server.state, server.round_trip))).collect();
+    let states = servers.iter().flat_map(|(server, (now, _))| {
+        STATES.map(|(state, word)| (format!("{{server=\"{server}\",state=\"{word}\"}}"), u8::from(state == *now)))
+    });
+    gauge(
+        text,
+        "tunnelwarden_upstream_server_state",
+        "Which state each upstream server is in: 1 for that one.",
+        states,
+    );
+    let round_trips = servers.iter().filter_map(|(server, (_, round_trip))| {
+        Some((format!("{{server=\"{server}\"}}"), round_trip.as_ref()?.as_secs_f64()))
+    });
+    let help =
+        "Smoothed time from question to reply of each upstream server that was asked; what was lost is estimated.";
+    gauge(text, "tunnelwarden_upstream_round_trip_seconds", help, round_trips);
+}
+
+fn record(text: &mut String, health: &audit::Health) {
+    let store = health.store.iter().map(|condition| ("store".to_owned(), condition));
+    // By their place in the configuration: two may have one name.
+    let sinks = (1..).zip(&health.sinks).map(|(number, sink)| (format!("sink-{number}"), &sink.condition));
+    let parts = store.chain(sinks);
+    let samples = parts
+        .map(|(part, condition)| (format!("{{part=\"{part}\"}}"), u8::from(*condition == audit::Condition::Working)));
+    gauge(text, "tunnelwarden_audit_working", "Whether each part of the record can be written.", samples);
+}
+
+/// A sample without labels.
+fn plain<T>(value: T) -> [(String, T); 1] {
+    [(String::new(), value)]
+}
+
+/// A gauge with its samples: labels with their braces, and the value. Left out when there are none.
+fn gauge<T: Display>(text: &mut String, name: &str, help: &str, samples: impl IntoIterator<Item = (String, T)>) {
+    let mut samples = samples.into_iter().peekable();
+    if samples.peek().is_none() {
+        return;
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}

@@ -1,0 +1,163 @@
+//! What goes out where no answer does: refusals, errors, and what is put on record of a question.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::{Case, Gateway, Others, Step, note::Note};
+use crate::{
+    audit::{Attempt, Decision, Evidence, Way},
+    cache::{self, KeyRef},
+    policy::{self, Action, Reason, RuleId},
+    upstream::Failure,
+    wire::{
+        Header, Rcode,
+        answer::{Answer, BadAnswer},
+        ede,
+        question::Question,
+        reply::{self, ExtendedError, Form, Refusal},
+    },
+};
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trouble {
+    Upstream(Failure),
+    Answer(BadAnswer),
+}
+
+impl Trouble {
+    fn ede(self) -> u16 {
+        match self {
+            Self::Upstream(failure) => failure.ede(),
+            Self::Answer(_) => ede::OTHER,
+        }
+    }
+
+    /// Would asking again at once find the same?
+    fn is_lasting(self) -> bool {
+        match self {
+            Self::Upstream(Failure::Silent | Failure::Network | Failure::Loop) | Self::Answer(_) => true,
+            // Nothing was asked, so nothing is known.
+            Self::Upstream(Failure::NoServer | Failure::Overloaded | Failure::Stopped) => false,
+        }
+    }
+}
+
+impl Gateway {
+    /// The one place where a verdict becomes a refusal. It is recorded before it leaves.
+    pub(super) fn refuse(&self, case: &Case<'_>, reason: Reason, answer: Option<&Answer>, reply: &mut Vec<u8>) -> Step {
+        self.metrics.blocked.increment();
+        let policy = &case.in_force.policy;
+        let (form, rcode) = match reason.action {
+            Action::Nxdomain => (Some(Form::Nxdomain), Some(Rcode::NXDOMAIN)),
+            Action::Nodata => (Some(Form::Nodata), Some(Rcode::NOERROR)),
+            Action::Refused => (Some(Form::Refused), Some(Rcode::REFUSED)),
+            Action::Sinkhole => (Some(Form::Sinkhole(policy.sinkhole())), Some(Rcode::NOERROR)),
+            Action::Drop => (None, None),
+        };
+        let evidence = evidence_of(&reason, answer);
+        let mut attempt = self.attempt(case, Decision::Blocked, reason.rule, evidence);
+        attempt.action = Some(reason.action);
+        attempt.rcode = rcode.map(|rcode| rcode.0);
+        self.recorder.record(attempt);
+        let Some(form) = form else { return Step::Silence };
+        let refusal = Refusal { form, ttl: policy.block_ttl(), text: policy.refusal_text(reason.rule) };
+        reply::refusal(case.question, &refusal, case.limit, reply);
+        Step::Reply
+    }
+
+    /// SERVFAIL with the reason.
+    pub(super) fn fail(&self, case: &Case<'_>, trouble: Trouble, note: &mut Note, reply: &mut Vec<u8>) -> Step {
+        let text = match trouble {
+            Trouble::Upstream(failure) => failure.to_string(),
+            Trouble::Answer(error) => format!("upstream sent a {error}"),
+        };
+        let error = ExtendedError { code: trouble.ede(), text: text.as_bytes() };
+        reply::error(case.question, Rcode::SERVFAIL, Some(error), case.limit, reply);
+        note.settle(Rcode::SERVFAIL);
+        Step::Reply
+    }
+
+    /// Keeps a failure for a moment, so that impatient clients do not make it worse (RFC 9520).
+    pub(super) fn remember(&self, key: &KeyRef<'_>, trouble: Trouble) {
+        self.metrics.failures.increment();
+        if trouble.is_lasting() {
+            let failure = cache::Failure { rcode: Rcode::SERVFAIL, error: Some(trouble.ede()) };
+            self.cache.insert_failure(key, failure, Instant::now());
+        }
+    }
+
+    pub(super) fn say_error(
+        &self,
+        case: &Case<'_>,
+        rcode: Rcode,
+        error: Option<ExtendedError<'_>>,
+        note: &mut Note,
+        reply: &mut Vec<u8>,
+    ) -> Step {
+        reply::error(case.question, rcode, error, case.limit, reply);
+        note.settle(rcode);
+        Step::Reply
+    }
+
+    /// Who may not ask is told so, or nothing.
+    pub(super) fn turn_away(&self, header: Header, question: Option<&Question<'_>>, reply: &mut Vec<u8>) -> Step {
+        self.metrics.turned_away.increment();
+        match (self.in_force.load().others, question) {
+            (Others::Silence, _) => return Step::Silence,
+            (Others::Refused, Some(question)) => {
+                let error = ExtendedError { code: ede::PROHIBITED, text: b"not a client of this resolver" };
+                reply::error(question, Rcode::REFUSED, Some(error), question.udp_limit(0), reply);
+            }
+            (Others::Refused, None) => reply::fault(header, Rcode::REFUSED, reply),
+        }
+        Step::Reply
+    }
+
+    /// Our own question came back: whoever passed it on would pass on everything.
+    pub(super) fn refuse_canary(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
+        self.upstream.load().canary_seen(question.name);
+        reply::error(question, Rcode::REFUSED, None, question.udp_limit(0), reply);
+        Step::Reply
+    }
+
+    /// An attempt that is recorded once its reply is known.
+    pub(super) fn note(&self, case: &Case<'_>, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Note {
+        Note::new(self.attempt(case, decision, rule, evidence), self.recorder.clone())
+    }
+
+    pub(super) fn attempt(
+        &self,
+        case: &Case<'_>,
+        decision: Decision,
+        rule: RuleId,
+        evidence: Option<Evidence>,
+    ) -> Attempt {
+        let Case { question, asker, group, in_force, .. } = case;
+        Attempt {
+            time: Timestamp::now(),
+            decision,
+            way: Way::Dns,
+            client: asker.client,
+            via: asker.via,
+            group: in_force.policy.group_name(*group).map(str::to_owned),
+            transport: asker.transport,
+            name: question.name.to_owned(),
+            qtype: question.qtype,
+            qclass: question.qclass,
+            rule: in_force.policy.rule(rule).label.to_string(),
+            evidence,
+            action: None,
+            rcode: None,
+        }
+    }
+}
+
+pub(super) fn evidence_of(reason: &Reason, answer: Option<&Answer>) -> Option<Evidence> {
+    match reason.evidence {
+        policy::Evidence::Question => None,
+        policy::Evidence::Alias(index) => answer?.aliases().get(index).cloned().map(Evidence::Alias),
+        policy::Evidence::Address(address) => Some(Evidence::Address(address)),
+    }
+}
