@@ -113,7 +113,11 @@ fn run(
         let is_right = reply.as_ref().is_some_and(|reply| {
             let (rcode, has_address) = (reply.metadata.response_code, reply.answers.iter().any(|a| a.data == ADDRESS));
             reply.metadata.id == question.message.metadata.id
-                && if is_blocked { rcode == ResponseCode::NXDomain } else { rcode == ResponseCode::NoError && has_address }
+                && if is_blocked {
+                    rcode == ResponseCode::NXDomain
+                } else {
+                    rcode == ResponseCode::NoError && has_address
+                }
         });
         if !is_right {
             wrong.push(format!("{name}: {reply:?}"));
