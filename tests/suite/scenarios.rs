@@ -7,6 +7,9 @@ use std::{
     net::{SocketAddr, UdpSocket},
     path::Path,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+    thread,
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -17,7 +20,7 @@ use hickory_proto::{
 use crate::support::{
     client::{Ask, ask, receive, send_tcp},
     daemon::{Daemon, PATIENCE},
-    upstream::{Upstream, Zone, rcode_named, record},
+    upstream::{Upstream, Zone, name_of, rcode_named, record, type_name},
 };
 
 #[test]
@@ -27,15 +30,22 @@ fn every_scenario_plays_as_written() {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "scenario"));
     paths.sort();
     assert!(!paths.is_empty());
-    let mut failures = String::new();
-    for path in paths {
-        let text = fs::read_to_string(&path).unwrap();
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| play(&text))) {
-            let cause = cause.downcast_ref::<String>().cloned().unwrap_or_else(|| "see above".to_owned());
-            let _ = writeln!(failures, "{name}: {cause}\n");
+    let (waiting, failures) = (Mutex::new(paths), Mutex::new(String::new()));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(path) = { waiting.lock().unwrap().pop() } {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                    if let Err(cause) = catch_unwind(AssertUnwindSafe(|| play(&text))) {
+                        let cause = cause.downcast_ref::<String>().cloned().unwrap_or_else(|| "see above".to_owned());
+                        let _ = writeln!(failures.lock().unwrap(), "{name}: {cause}\n");
+                    }
+                }
+            });
         }
-    }
+    });
+    let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "\n{failures}");
 }
 
@@ -48,6 +58,8 @@ struct Step<'a> {
 }
 
 fn play(text: &str) {
+    assert!(text.starts_with("; "), "a scenario opens with the sentence it proves");
+    let text = &dated(text);
     let steps = steps(text);
     let body = |title: &str| {
         let found = steps.iter().find(|step| step.title == title);
@@ -87,16 +99,34 @@ fn steps(text: &str) -> Vec<Step<'_>> {
     steps
 }
 
+/// `{now+90s}` and `{now-1h}` as times in UTC, for exceptions.
+fn dated(text: &str) -> String {
+    let mut dated = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("{now") {
+        let (span, after) = after.split_once('}').unwrap();
+        let span: jiff::Span = span.trim_start_matches('+').parse().unwrap();
+        let _ = write!(dated, "{before}{}", jiff::Timestamp::now().checked_add(span).unwrap());
+        rest = after;
+    }
+    dated + rest
+}
+
 /// How much of the upstream's and the record's lists earlier steps have accounted for.
 #[derive(Default)]
 struct Seen {
     asked: usize,
-    recorded: usize,
+    recorded: Vec<String>,
 }
 
 fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Upstream, seen: &mut Seen) {
-    let asking = Asking::parse(question);
-    let reply = asking.send(daemon.dns());
+    let mut asking = Asking::parse(question);
+    if step.body.iter().any(|(_, line)| line.trim() == "silence") {
+        asking.patience = Duration::from_millis(300);
+    }
+    let heard = asking.send(daemon.dns());
+    let reply = heard.as_ref().map(|bytes| asking.ask.check(bytes));
+    let size = heard.map_or(0, |bytes| bytes.len());
     let mut unexpected: Vec<String> =
         reply.iter().flat_map(|reply| reply.answers.iter().map(shown)).collect();
     for (line, expectation) in &step.body {
@@ -104,7 +134,10 @@ fn check(step: &Step<'_>, question: &str, daemon: &Daemon, upstream: &Upstream, 
         if expectation.is_empty() || expectation.starts_with(';') {
             continue;
         }
-        let fits = meets(expectation, reply.as_ref(), &mut unexpected, daemon, upstream, seen);
+        let fits = match expectation.strip_prefix("size <=") {
+            Some(most) => hold(size <= most.trim().parse().unwrap(), || format!("it is {size}")),
+            None => meets(expectation, reply.as_ref(), &mut unexpected, daemon, upstream, seen),
+        };
         if let Err(found) = fits {
             panic!("line {line}, {question:?}: expected {expectation:?}, but {found}");
         }
@@ -129,19 +162,19 @@ fn meets(
         "answer" if rest == "nothing" => hold(unexpected.is_empty(), || format!("got {unexpected:?}")),
         "answer" => {
             let wanted = shown(&record(&with_ttl(rest)));
-            let at = unexpected.iter().position(|found| *found == wanted);
+            let at = unexpected.iter().position(|found| found.eq_ignore_ascii_case(&wanted));
             unexpected.remove(at.ok_or_else(|| format!("the answer has {unexpected:?}"))?);
             Ok(())
         }
-        "authority" => {
-            let found: Vec<_> = reply.into_iter().flat_map(|reply| &reply.authorities).map(|record| format!("{} {}", record.name, record.record_type())).collect();
-            hold(if rest == "nothing" { found.is_empty() } else { found.iter().any(|one| one == rest) }, || format!("it has {found:?}"))
-        }
-        "additional" => hold(reply.is_some_and(|reply| reply.additionals.is_empty()), || "there is some".to_owned()),
+        "authority" => section(rest, reply.map(|reply| &reply.authorities)),
+        "additional" => section(rest, reply.map(|reply| &reply.additionals)),
         "ttl" => {
             let ttls: Vec<_> = reply.into_iter().flat_map(|reply| reply.answers.iter().chain(&reply.authorities)).map(|record| record.ttl).collect();
-            let most: u32 = rest.trim_start_matches("<=").trim().parse().unwrap();
-            hold(!ttls.is_empty() && ttls.iter().all(|&ttl| ttl <= most), || format!("they are {ttls:?}"))
+            let fits = |ttl: u32| match rest.strip_prefix("<=") {
+                Some(most) => ttl <= most.trim().parse().unwrap(),
+                None => ttl == rest.parse::<u32>().unwrap(),
+            };
+            hold(!ttls.is_empty() && ttls.iter().all(|&ttl| fits(ttl)), || format!("they are {ttls:?}"))
         }
         "ede" => {
             let found = extended_errors(reply);
@@ -153,13 +186,21 @@ fn meets(
             let asked = upstream.asked();
             let new: Vec<_> = asked[seen.asked..].iter().map(|(name, rtype)| format!("{} {rtype}", name.to_lowercase())).collect();
             seen.asked = asked.len();
-            hold(if rest == "nothing" { new.is_empty() } else { new == [rest.to_owned()] }, || format!("it was asked {new:?}"))
+            hold(if rest == "nothing" { new.is_empty() } else { new == rest.split(", ").collect::<Vec<_>>() }, || format!("it was asked {new:?}"))
+        }
+        "heard" => {
+            let messages = upstream.messages();
+            let last = messages.last().ok_or("it was asked nothing")?;
+            rest.split_whitespace().try_for_each(|flag| hold(has_flag(last, flag), || format!("{flag} is not so")))
         }
         "recorded" => {
-            let attempts = daemon.attempts();
-            let new: Vec<_> = attempts[seen.recorded..].iter().map(recorded).collect();
-            seen.recorded = attempts.len();
-            hold(if rest == "nothing" { new.is_empty() } else { new.iter().any(|one| one.starts_with(rest)) && new.len() == 1 }, || format!("on record is {new:?}"))
+            let mut new: Vec<_> = daemon.attempts().iter().map(recorded).collect();
+            let all = new.clone();
+            for old in &seen.recorded {
+                new.extract_if(.., |one| one == old).for_each(drop);
+            }
+            seen.recorded = all;
+            hold(if rest == "nothing" { new.is_empty() } else { new == [rest] }, || format!("on record is {new:?}"))
         }
         rcode => {
             let Some(reply) = reply else { return Err("there was no reply".to_owned()) };
@@ -169,11 +210,20 @@ fn meets(
     }
 }
 
+/// `NAME TYPE`, or `nothing`.
+fn section(expected: &str, records: Option<&Vec<Record>>) -> Result<(), String> {
+    let shown = |record: &Record| format!("{} {}", record.name, record.record_type());
+    let found: Vec<_> = records.into_iter().flatten().map(shown).collect();
+    hold(if expected == "nothing" { found.is_empty() } else { found.iter().any(|one| one == expected) }, || {
+        format!("it has {found:?}")
+    })
+}
+
 fn hold(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(found()) }
 }
 
-/// `aa`, `ad`, `cd`, `ra`, `rd`, `tc`, `do`, `edns`; with a `-` in front, not.
+/// `aa`, `ad`, `cd`, `ra`, `rd`, `tc`, `do`, `edns`, `ecs`, `options`; with a `-` in front, not.
 fn has_flag(reply: &Message, flag: &str) -> bool {
     let (wanted, name) = flag.strip_prefix('-').map_or((true, flag), |name| (false, name));
     let header = &reply.metadata;
@@ -185,6 +235,8 @@ fn has_flag(reply: &Message, flag: &str) -> bool {
         "rd" => header.recursion_desired,
         "tc" => header.truncation,
         "edns" => reply.edns.is_some(),
+        "ecs" => reply.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some()),
+        "options" => reply.edns.as_ref().is_some_and(|edns| !edns.options().as_ref().is_empty()),
         "do" => reply.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
         other => panic!("not a flag: {other}"),
     };
@@ -212,7 +264,7 @@ fn extended_errors(reply: Option<&Message>) -> Vec<(u16, String)> {
 
 /// Without the TTL, which ages while we look.
 fn shown(record: &Record) -> String {
-    format!("{} {} {}", record.name, record.record_type(), record.data)
+    format!("{} {} {}", record.name, type_name(record.record_type()), record.data)
 }
 
 /// A record in a scenario has no TTL and no class: `name TYPE data`.
@@ -226,6 +278,8 @@ struct Asking {
     ask: Ask,
     is_tcp: bool,
     from: String,
+    /// How long an answer may take that is overtaken by another.
+    patience: Duration,
 }
 
 impl Asking {
@@ -237,7 +291,10 @@ impl Asking {
             || rtype.parse().unwrap(),
             |number: u16| RecordType::from(number),
         );
-        let mut asking = Self { ask: ask(name, rtype), is_tcp: false, from: "127.0.0.1".to_owned() };
+        let put = ask(".", rtype).with(|message| {
+            message.queries[0].set_name(name_of(name));
+        });
+        let mut asking = Self { ask: put, is_tcp: false, from: "127.0.0.1".to_owned(), patience: PATIENCE };
         for word in words {
             asking = asking.apply(word);
         }
@@ -275,9 +332,9 @@ impl Asking {
         self
     }
 
-    fn send(&self, server: SocketAddr) -> Option<Message> {
+    fn send(&self, server: SocketAddr) -> Option<Vec<u8>> {
         if self.is_tcp {
-            return send_tcp(server, &self.ask.bytes()).map(|reply| Message::from_vec(&reply).unwrap());
+            return send_tcp(server, &self.ask.bytes());
         }
         let socket = UdpSocket::bind((self.from.as_str(), 0)).unwrap();
         socket.connect(server).unwrap();
@@ -285,16 +342,8 @@ impl Asking {
         // A second question, answered by nothing but its own header, tells when the first stays unanswered.
         let control = [0xab, 0xcd, 0x10, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         socket.send(&control).unwrap();
-        loop {
-            let reply = receive(&socket, PATIENCE).expect("the daemon is gone");
-            if reply[..2] != control[..2] {
-                return Some(Message::from_vec(&reply).unwrap());
-            }
-            // It may overtake an answer that had to be fetched.
-            if let Some(reply) = receive(&socket, std::time::Duration::from_millis(500)) {
-                return Some(Message::from_vec(&reply).unwrap());
-            }
-            return None;
-        }
+        let reply = receive(&socket, PATIENCE).expect("the daemon is gone");
+        // It may overtake an answer that had to be fetched.
+        if reply[..2] == control[..2] { receive(&socket, self.patience) } else { Some(reply) }
     }
 }

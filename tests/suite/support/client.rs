@@ -76,7 +76,7 @@ impl Ask {
     }
 
     /// What every reply owes its question: id, QR, the question byte for byte.
-    fn check(&self, reply: &[u8]) -> Message {
+    pub fn check(&self, reply: &[u8]) -> Message {
         let asked = self.bytes();
         let question_end = asked.iter().skip(12).position(|&byte| byte == 0).map_or(12, |end| 12 + end + 5);
         assert_eq!(reply[..2], asked[..2], "the id is kept");
