@@ -8,6 +8,8 @@
     reason = "a test that fails should say where"
 )]
 
+mod commands;
+mod documents;
 mod house;
 mod questions;
 mod real_client;
