@@ -133,12 +133,12 @@ impl Zone {
         let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
         message.answers.push(Record::from_rdata(name.clone(), 60, answer));
         let name = name.to_ascii().trim_end_matches('.').to_lowercase();
-        self.replies.insert((name, rtype.to_string()), Reply { message, is_cut: false, error: None });
+        self.replies.insert((name, type_name(rtype)), Reply { message, is_cut: false, error: None });
     }
 
     /// Has a whole reply say this Extended DNS Error (RFC 8914) too.
     pub fn add_extended_error(&mut self, name: &str, rtype: RecordType, code: u16) {
-        let reply = self.replies.get_mut(&(name.to_owned(), rtype.to_string())).unwrap();
+        let reply = self.replies.get_mut(&(name.to_owned(), type_name(rtype))).unwrap();
         reply.error = Some(code.to_be_bytes().to_vec());
     }
 
