@@ -357,17 +357,22 @@ fn the_control_socket_is_for_owner_and_group_and_asks_the_kernel_who_calls() {
 
 #[test]
 fn a_port_that_needs_a_right_is_code_5_and_names_the_address() {
-    let folder = folder_with(&CONFIG.replace("LISTEN", "dns = [\"127.0.0.1:53\"]\nadmin = \"off\""));
-    let (config, state) = (folder.path().join("tunnelwarden.toml"), folder.path().join("state"));
     // A network of its own begins with the kernel's default, ports below 1024 for the privileged, whatever this
-    // machine has; and there everybody but its maker is somebody without rights, so they are laid down once made.
-    let script = r#"ip link set lo up && exec setpriv --inh-caps=-all --bounding-set=-all --ambient-caps=-all \
-        "$0" serve --config "$1" --state-dir "$2""#;
+    // machine has. Who makes one has every right in it, so they are laid down.
+    let own_network = ["--user", "--map-root-user", "--net", "setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let possible = Command::new("unshare").args(own_network).arg("true").status();
+    if !possible.is_ok_and(|status| status.success()) {
+        eprintln!("not tested: this machine lets nobody make a network namespace (unshare, setpriv of util-linux)");
+        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped");
+        return;
+    }
+    let folder = folder_with(&CONFIG.replace("LISTEN", "dns = [\"0.0.0.0:53\"]\nadmin = \"off\""));
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net", "sh", "-c", script, binary()]).args([config, state]);
-    let (code, out, err) = outcome(command.stdin(Stdio::null()).env("NO_COLOR", "1").output().unwrap());
+    command.args(own_network).args([binary(), "serve", "--config"]).arg(folder.path().join("tunnelwarden.toml"));
+    command.arg("--state-dir").arg(folder.path().join("state")).stdin(Stdio::null()).env("NO_COLOR", "1");
+    let (code, out, err) = outcome(command.output().unwrap());
     assert_eq!((code, out.as_str()), (5, ""), "{err}");
-    assert!(err.contains("cannot listen on 127.0.0.1:53 over UDP: not permitted"), "{err}");
+    assert!(err.contains("cannot listen on 0.0.0.0:53 over UDP: not permitted"), "{err}");
 }
 
 #[test]
