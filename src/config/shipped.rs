@@ -62,6 +62,18 @@ fn every_toml_block_of_the_documents_is_valid() {
     assert!(count > 3, "only {count} blocks were found");
 }
 
+#[test]
+fn the_defaults_in_the_documents_are_the_built_in_ones() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let blocks = toml_blocks(&fs::read_to_string(document).unwrap());
+    let written = load_block(blocks.first().unwrap()).unwrap().outcome.unwrap();
+    let built_in = load_in(Path::new("/nonexistent"), None, NOW.parse().unwrap()).outcome.unwrap();
+    assert_eq!(written.changes_since(&built_in), Vec::<String>::new());
+    assert_eq!(written.cache, built_in.cache);
+    assert_eq!(written.listen.dns, built_in.listen.dns);
+    assert_eq!(written.listen.admin.address(), built_in.listen.admin.address());
+}
+
 /// A block as a file in a folder of its own; `None` where its first line does not say what it is.
 fn load_block(block: &str) -> Option<Loaded> {
     let folder = tempfile::tempdir().unwrap();
