@@ -29,5 +29,9 @@ check-configs:
         ./target/debug/tunnelwarden check --strict --config "$file"
     done
 
+# Beside Debian's unbound, dnsdist, named and dnsmasq, and a bare echo; some seven minutes. Writes docs/performance.md.
+bench-peers *arguments:
+    cargo bench --locked --bench peers -- {{arguments}}
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs
