@@ -53,6 +53,7 @@ pub(crate) fn upstream(address: SocketAddrV4) -> anyhow::Result<()> {
 }
 
 fn serve_stream(mut stream: TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
     let mut bytes = [0; 2048];
     loop {
         let mut length = [0; 2];
@@ -60,8 +61,9 @@ fn serve_stream(mut stream: TcpStream) -> Option<()> {
         let length = usize::from(u16::from_be_bytes(length)).min(512);
         stream.read_exact(&mut bytes[..length]).ok()?;
         let length = answer(&mut bytes, length)?;
-        stream.write_all(&(length as u16).to_be_bytes()).ok()?;
-        stream.write_all(&bytes[..length]).ok()?;
+        // In one piece: the second of two would wait until the first is acknowledged.
+        let reply = [&(length as u16).to_be_bytes()[..], &bytes[..length]].concat();
+        stream.write_all(&reply).ok()?;
     }
 }
 

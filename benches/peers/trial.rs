@@ -14,7 +14,7 @@ use crate::{
     duel::{Carrier, Entry, Series, round, warm},
     figures::{Estimate, estimate, median},
     kernel,
-    load::{Pace, ask},
+    load::{Pace, ask, ask_over_tcp},
     machine,
     question::{BLOCKED, NOERROR, NXDOMAIN, Questions, Workload, listed_name},
     server::{LOAD_CPU, Server, Start, free_address},
@@ -253,6 +253,12 @@ impl Trial {
             !matches!(entry.kind, Kind::Echo | Kind::Dnsmasq) && ![WITH_LIST, TWO_WORKERS].contains(&&*entry.label)
         };
         let entries: Vec<_> = entries.iter().filter(takes_part).collect();
+        for entry in &entries {
+            // dnsdist keeps what came over TCP apart from what came over UDP.
+            let questions = Workload::Cached.questions();
+            ask_over_tcp(entry.server.address, &questions, self.plan.time)
+                .with_context(|| format!("{} does not answer over TCP", entry.label))?;
+        }
         self.board("TCP cached, 16 connections", Workload::Cached, &entries, Carrier::Tcp)
     }
 
