@@ -46,7 +46,7 @@ fn main() {
     divan::main();
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn peek_a_question(bencher: Bencher<'_, '_>) {
     let packet = question(ALLOWED);
     bencher.bench_local(|| {
@@ -55,7 +55,7 @@ fn peek_a_question(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench(args = [BLOCKED, ALLOWED])]
+#[divan::bench(args = [BLOCKED, ALLOWED], sample_size = 100)]
 fn judge_a_question(bencher: Bencher<'_, '_>, name: &str) {
     let policy = shipped_policy();
     let (name, moment) = (name_of(name), Moment { time: Timestamp::now(), trusted: true });
@@ -63,20 +63,20 @@ fn judge_a_question(bencher: Bencher<'_, '_>, name: &str) {
     bencher.bench_local(|| policy.judge_question(group, CLIENT, black_box(name.as_name()), moment));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn judge_an_answer(bencher: Bencher<'_, '_>) {
     let (policy, answer) = (shipped_policy(), answer());
     let group = policy.group(CLIENT);
     bencher.bench_local(|| policy.judge_answer(group, black_box(answer.aliases()), answer.addresses()));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn read_an_answer(bencher: Bencher<'_, '_>) {
     let (name, packet) = (name_of(ALLOWED), answer_packet());
     bencher.bench_local(|| Answer::read(black_box(&packet), &asked(&name)));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn find_an_answer_and_write_it(bencher: Bencher<'_, '_>) {
     let (name, cache) = (name_of(ALLOWED), filled_cache());
     let packet = question(ALLOWED);
