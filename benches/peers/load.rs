@@ -93,12 +93,15 @@ pub(crate) fn ask(
         let sent = *cursor - first;
         let mut due = pace.due(now - began, sent, questions.count());
         let is_over = due.is_none();
-        for flow in &mut flows {
+        // Another one first each time, so that a slow pace uses all of them.
+        let turn = sent as usize % SOCKETS;
+        for index in 0..SOCKETS {
+            let flow = &mut flows[(index + turn) % SOCKETS];
             let room = pace.window().saturating_sub(flow.waiting).min(BATCH);
             let count = room.min(due.unwrap_or(0) as usize);
             due = due.map(|due| due - count as u64);
             if count > 0 {
-                *cursor += flow.ask(questions, *cursor, &mut packets[..count]) as u64;
+                *cursor += flow.ask(questions, *cursor, &mut packets[..count], &mut outcome) as u64;
             }
         }
         let ready: Vec<bool> = watch.wait(pace.nap()).collect();
@@ -153,14 +156,18 @@ impl Flow {
         Ok(Self { socket, next: 0, waiting: 0, sent_at: vec![None; SLOTS] })
     }
 
-    fn ask(&mut self, questions: &Questions, cursor: u64, packets: &mut [Packet]) -> usize {
+    fn ask(&mut self, questions: &Questions, cursor: u64, packets: &mut [Packet], outcome: &mut Outcome) -> usize {
         for (index, packet) in packets.iter_mut().enumerate() {
             questions.write(cursor + index as u64, self.next.wrapping_add(index as u16), packet);
         }
         let now = Instant::now();
         let sent = send(&self.socket, packets).unwrap_or(0);
         for _ in 0..sent {
-            self.sent_at[usize::from(self.next) % SLOTS] = Some(now);
+            // Whatever has waited for a whole round of ids is lost.
+            if self.sent_at[usize::from(self.next) % SLOTS].replace(now).is_some() {
+                self.waiting -= 1;
+                outcome.lost += 1;
+            }
             self.next = self.next.wrapping_add(1);
         }
         self.waiting += sent;

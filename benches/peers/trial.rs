@@ -278,6 +278,10 @@ impl Trial {
             let samples = round(number, &pairs, workload.is_warm(), carrier, &mut self.cursor, self.plan.time)?;
             rows.iter_mut().zip(samples).for_each(|((_, _, series), sample)| series.0.push(sample));
         }
+        let unit = rows.first().map(|row| row.2.cost()).unwrap_or(f64::NAN);
+        for (name, _, series) in &rows {
+            progress(&format!("  {name}: {:.2} us, {:.2} of the first", series.cost(), series.cost() / unit));
+        }
         Ok(Board { label, workload, rows })
     }
 
