@@ -136,8 +136,9 @@ impl Kind {
     /// Writes its configuration into a new folder and starts it on the servers' CPU.
     pub(crate) fn start(self, ground: &Ground, terms: Terms) -> anyhow::Result<Server> {
         let address = free_address()?;
-        let dir = ground.dir.join(format!("{}-{}", self.name(), address.port()));
-        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        // Removed with the folder it is in.
+        let dir = tempfile::Builder::new().prefix(self.name()).tempdir_in(&ground.dir);
+        let dir = dir.with_context(|| format!("cannot make a folder in {}", ground.dir.display()))?.keep();
         let program = self.program(ground).with_context(|| format!("{} is not installed", self.name()))?;
         let site = Site { dir: &dir, address, upstream: ground.upstream, terms };
         let arguments = match self {
@@ -300,9 +301,10 @@ zone "policy" {{ type primary; file "{zone}"; allow-query {{ none; }}; check-nam
     fn dnsmasq(&self) -> anyhow::Result<Vec<String>> {
         let names = self.blocked(|name| format!("address=/{name}/\n"));
         let (port, up, up_port) = (self.address.port(), self.upstream.ip(), self.upstream.port());
+        // Started by root it would change to another user, and then not end with us.
         let config = format!(
             "port={port}\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nno-poll\npid-file=\n\
-             log-facility=-\ncache-size=2000\nserver={up}#{up_port}\n{names}"
+             log-facility=-\nuser=root\ncache-size=2000\nserver={up}#{up_port}\n{names}"
         );
         Ok(vec!["-k".into(), "-C".into(), self.write("dnsmasq.conf", &config)?])
     }
