@@ -31,34 +31,34 @@ const REMEMBERED: usize = 2048;
 /// What `attempts` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Seen since: a span back such as 2h or 7d, or a time such as 2026-11-23T08:00Z [default: 24h].
+    /// Only what was seen since then: a span back (2h, 7d) or a time (2026-11-23T08:00Z; without an offset, local) [default: 24h].
     #[arg(long, value_name = "WHEN")]
     pub since: Option<When>,
-    /// Seen until: the same.
+    /// Only what was seen until then, written the same way.
     #[arg(long, value_name = "WHEN", conflicts_with = "follow")]
     pub until: Option<When>,
-    /// Show that many, the newest [default: 100].
+    /// How many to show, the newest ones [default: 100].
     #[arg(long, value_name = "COUNT", conflicts_with = "all")]
     pub limit: Option<u32>,
-    /// Show all that match, as far back as the record goes unless --since says otherwise.
+    /// Show all that match, from the beginning of the record unless --since is given.
     #[arg(long)]
     pub all: bool,
-    /// By this client: an address, a network, or a hash as the record shows it.
+    /// Only of this client: an address, a network, or a hash as the record shows it.
     #[arg(long, value_name = "CLIENT")]
     pub client: Option<ClientFilter>,
-    /// For this name; .name is it and everything below it.
+    /// Only for this name; .NAME is the name and everything below it.
     #[arg(long, value_name = "NAME")]
     pub name: Option<NameFilter>,
-    /// By this rule, as ngrok/connect, or by any rule of a pack, as ngrok.
+    /// Only by this rule, such as ngrok/connect, or by any rule of a pack, such as ngrok.
     #[arg(long, value_name = "RULE")]
     pub rule: Option<String>,
-    /// By a client of this group.
+    /// Only of clients of this group.
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
-    /// Decided so: blocked, observed, allowed-own or allowed-exception.
+    /// Only decided so: blocked, observed, allowed-own or allowed-exception.
     #[arg(long, value_name = "DECISION")]
     pub decision: Option<Decision>,
-    /// Go on showing what is recorded, until interrupted.
+    /// Then go on showing what is recorded, until interrupted.
     #[arg(long)]
     pub follow: bool,
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Reads configuration and packs and prints every problem with file, line and column.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Warnings count as errors.
+    /// Count warnings as errors.
     #[arg(long)]
     pub strict: bool,
 }
@@ -58,7 +58,9 @@ fn uncovered(config: &Config) -> Problems {
         let (message, hint) = (message.to_owned(), Some(hint.to_owned()));
         problems.push(Problem { severity: Severity::Warning, place: None, message, hint });
     };
-    let only_here = config.listen.dns.iter().all(|address| address.ip().is_loopback());
+    // A front resolver on this machine may ask for others.
+    let only_here =
+        config.listen.dns.iter().all(|address| address.ip().is_loopback()) && config.limits.forwarders.is_empty();
     let groups = !config.outline.groups.is_empty();
     if only_here && groups {
         warn("there are client groups, but only this machine can ask", "add an address of the network to [listen] dns");

@@ -21,16 +21,16 @@ use crate::{
 /// What `explain` takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Name to ask about.
+    /// Name that is asked for.
     #[arg(value_name = "NAME")]
     pub name: DomainName,
-    /// Record type of the question; every type of a blocked name is refused.
+    /// Record type that is asked for; a blocked name is refused whatever it is.
     #[arg(long = "type", value_name = "TYPE", default_value = "A", value_parser = record_type)]
     pub qtype: RecordType,
-    /// Client that asks.
+    /// Address of the client that asks.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub client: IpAddr,
-    /// What the upstream would answer, such as 'CNAME x.example, A 192.0.2.1'; of a DNAME the name it makes.
+    /// Answer of the upstream, to be judged too, such as 'CNAME x.example, A 192.0.2.1'; for a DNAME the name it makes.
     #[arg(long, value_name = "RECORDS")]
     pub answer: Option<Answer>,
 }

@@ -42,11 +42,12 @@ pub enum Exit {
 
 /// What every command takes.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Common {
-    /// Configuration file [default: /etc/tunnelwarden/tunnelwarden.toml, or built-in defaults where there is none]
+    /// Configuration file [default: /etc/tunnelwarden/tunnelwarden.toml; built-in defaults where there is none]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// State folder [default: $STATE_DIRECTORY, else tunnelwarden in the XDG state home]
+    /// State folder: record, control socket [default: $STATE_DIRECTORY, else tunnelwarden in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, global = true, value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
     /// Print JSON where there is something to print
@@ -68,17 +69,21 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed at run time; 2 wrong usag
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer DNS questions, refuse foreign ingresses, record who tried
+    /// Run the daemon: answer DNS questions, refuse foreign ingresses, record who tried
     Serve,
-    /// Read configuration and packs and print everything that is wrong with them
+    /// Read configuration and packs; print every problem, and what would be in force
+    #[command(after_help = "Exit codes: 0 valid; 3 not valid.")]
     Check(check::Arguments),
-    /// Say how a question is decided, by which rule of which file, and what the client is told
+    /// Say how a question is decided: the rule, its file and line, and what the client is told
+    #[command(after_help = "Exit codes: 0 the client gets an answer; 4 it is refused.")]
     Explain(explain::Arguments),
-    /// Show the record
+    /// Show who tried: the record, as a table or as JSON lines
     Attempts(attempts::Arguments),
-    /// Ask the daemon to read its files again, and say what came of it
+    /// Have the daemon read its files again, and say what came of it
+    #[command(after_help = "Exit codes: 0 in force; 3 refused, the files are broken; 4 held until --accept.")]
     Reload(reload::Arguments),
-    /// Ask the daemon whether it is ready: 0 when it is, 1 when not
+    /// Ask the daemon whether it is ready
+    #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
 }
 

@@ -8,7 +8,7 @@ use crate::control::{self, Outcome, ReloadReport, Reply, Request};
 /// What `reload` takes.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
-    /// Also take a change that removes a pack, an own ingress or over a fifth of the rules
+    /// Also take a change that removes a pack, an own ingress, or over a fifth of the rules or patterns
     #[arg(long)]
     accept: bool,
 }

@@ -20,6 +20,21 @@ fn files_in(folder: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
+/// Every document below a folder; what is built and what an editor hides is none.
+fn documents(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            let is_ours = name != "target" && !name.to_string_lossy().starts_with('.');
+            found.extend(is_ours.then(|| documents(&path)).into_iter().flatten());
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    found
+}
+
 fn load(path: &Path) -> Loaded {
     load_in(Path::new("/nonexistent"), Some(path), NOW.parse().unwrap())
 }
@@ -36,11 +51,8 @@ fn every_shipped_configuration_is_valid() {
 
 #[test]
 fn every_toml_block_of_the_documents_is_valid() {
-    let mut files = files_in("docs", "md");
-    files.extend(files_in(".", "md"));
-    files.extend(files_in("policies", "md"));
     let mut count = 0;
-    for file in files {
+    for file in documents(Path::new(env!("CARGO_MANIFEST_DIR"))) {
         for block in toml_blocks(&fs::read_to_string(&file).unwrap()) {
             let loaded = load_block(&block).unwrap_or_else(|| panic!("{}: no kind of block:\n{block}", file.display()));
             assert!(loaded.problems.is_empty(), "{}: {}\n{block}", file.display(), loaded.problems);
@@ -48,6 +60,18 @@ fn every_toml_block_of_the_documents_is_valid() {
         }
     }
     assert!(count > 3, "only {count} blocks were found");
+}
+
+#[test]
+fn the_defaults_in_the_documents_are_the_built_in_ones() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let blocks = toml_blocks(&fs::read_to_string(document).unwrap());
+    let written = load_block(blocks.first().unwrap()).unwrap().outcome.unwrap();
+    let built_in = load_in(Path::new("/nonexistent"), None, NOW.parse().unwrap()).outcome.unwrap();
+    assert_eq!(written.changes_since(&built_in), Vec::<String>::new());
+    assert_eq!(written.cache, built_in.cache);
+    assert_eq!(written.listen.dns, built_in.listen.dns);
+    assert_eq!(written.listen.admin.address(), built_in.listen.admin.address());
 }
 
 /// A block as a file in a folder of its own; `None` where its first line does not say what it is.

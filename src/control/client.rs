@@ -52,7 +52,12 @@ pub fn send(path: &Path, request: &Request) -> Result<Reply, ClientError> {
     let stream = connect(path)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
     let mut line = String::new();
-    ask(&stream, request).and_then(|()| BufReader::new(&stream).read_line(&mut line)).map_err(broken)?;
+    let asked = ask(&stream, request);
+    // Who may not ask is told so before the question was read; then it is the asking that fails.
+    let read = BufReader::new(&stream).read_line(&mut line);
+    if line.is_empty() {
+        asked.and(read).map_err(broken)?;
+    }
     match serde_json::from_str(&line).map_err(|error| broken(error.into()))? {
         Reply::Refused { reason } => {
             Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) })

@@ -176,6 +176,45 @@ fn slow_and_greedy_streams_are_bounded_do_not_touch_datagrams_and_leave_nothing_
     wait_for("descriptors", || (daemon.descriptors() <= before + 2).then_some(()));
 }
 
+/// Sets how many file descriptors a running process may have (prlimit(1), util-linux).
+fn allow_descriptors(daemon: &Daemon, limit: &str) {
+    let arguments = ["--pid".to_owned(), daemon.pid().to_string(), format!("--nofile={limit}:")];
+    assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
+}
+
+/// Processor time a process has used, in clock ticks: fields 14 and 15 of proc_pid_stat(5).
+fn ticks(daemon: &Daemon) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let (_, behind_name) = stat.rsplit_once(") ").unwrap();
+    behind_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn without_descriptors_datagrams_are_answered_and_accepting_rests_until_there_are_some() {
+    let upstream = upstream_for_all();
+    let daemon = Daemon::start(&config(upstream.address(), ""));
+    assert!(is_refused(&daemon, BLOCKED));
+    assert_eq!(ask("warm.example", RecordType::A).udp(daemon.dns()).metadata.response_code, ResponseCode::NoError);
+    allow_descriptors(&daemon, "3");
+    let mut stream = TcpStream::connect(daemon.dns()).unwrap();
+    write_frame(&mut stream, &ask(BLOCKED, RecordType::A).bytes());
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let before = ticks(&daemon);
+    let read = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert!(matches!(read, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "nobody accepts: {read:?}");
+    // A hundred ticks are a second on one processor; spinning would take them all.
+    let used = ticks(&daemon) - before;
+    assert!(used < 40, "{used} ticks in a second of rest");
+    for number in 0..50 {
+        assert!(is_refused(&daemon, &numbered(number)));
+    }
+    assert_eq!(ask("warm.example", RecordType::A).udp(daemon.dns()).metadata.response_code, ResponseCode::NoError);
+    allow_descriptors(&daemon, "1024");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let reply = Message::from_vec(&read_frame(&mut stream).expect("accepted once there are descriptors")).unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+}
+
 #[test]
 fn a_stream_that_is_never_read_from_is_closed() {
     let upstream = upstream_for_all();
