@@ -345,7 +345,30 @@ mod tests {
         let metrics = &recorder.shared.metrics;
         assert_eq!((metrics.audit_attempts.value(), metrics.audit_lost_queue.value()), (2, 3));
         assert_eq!(recorder.health().lost, 3);
+        let lost = attempt("192.0.2.7:1", "n4.example");
+        assert!(!recorder.repeats(&lost.likeness(), lost.time), "what was lost is no repeat the next time");
         assert_eq!(messages.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn what_repeats_takes_no_place_in_the_queue() {
+        let (queue, messages) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            metrics: Arc::default(),
+            commands: Mutex::default(),
+            health: Mutex::default(),
+            followers: Mutex::default(),
+            own_use: AtomicBool::new(true),
+            seen: Default::default(),
+        });
+        let recorder = Recorder { queue, shared };
+        let attempt = attempt("192.0.2.7:1", "a.example");
+        for _ in 0..5 {
+            recorder.record(attempt.clone());
+        }
+        assert!(recorder.repeats(&attempt.likeness(), attempt.time));
+        assert_eq!((recorder.shared.metrics.audit_attempts.value(), recorder.health().lost), (6, 0));
+        assert_eq!(messages.try_iter().count(), 1);
     }
 
     #[tokio::test]

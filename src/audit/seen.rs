@@ -185,3 +185,100 @@ impl Drop for Repeats {
         self.tally.count.fetch_or(CLOSED, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        thread,
+    };
+
+    use super::*;
+    use crate::audit::{Attempt, attempt::tests::attempt};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    /// Counts a repeat, or gives what would go through the queue.
+    fn see(seen: &mut Seen, time: Timestamp, attempt: &Attempt) -> Option<Repeats> {
+        let likeness = attempt.likeness();
+        let grain = seen.count(&likeness, time).err()??;
+        let repeats = Repeats::new(grain, time);
+        seen.remember(&likeness, time, &repeats);
+        Some(repeats)
+    }
+
+    #[test]
+    fn what_repeats_is_counted_and_what_differs_is_not() {
+        let mut seen = Seen::default();
+        let first = attempt("192.0.2.1:1", "a.example");
+        let mut repeats = see(&mut seen, at(0), &first).unwrap();
+        let like = |client, name, rule: &str| Attempt { rule: rule.into(), ..attempt(client, name) };
+        for (second, client) in [(1, "192.0.2.1:2"), (59, "[::ffff:192.0.2.1]:1")] {
+            assert!(see(&mut seen, at(second), &like(client, "a.example", "ngrok/connect")).is_none(), "{client}");
+        }
+        assert_eq!(repeats.unread(), (2, at(59)));
+        assert_eq!(repeats.unread().0, 0, "they are read");
+        for (client, name, rule) in [
+            ("192.0.2.2:1", "a.example", "ngrok/connect"),
+            ("192.0.2.1:1", "b.example", "ngrok/connect"),
+            ("192.0.2.1:1", "a.example", "ngrok/other"),
+        ] {
+            assert!(see(&mut seen, at(1), &like(client, name, rule)).is_some(), "{client} {name} {rule}");
+        }
+        assert_eq!(repeats.close().0, 0);
+    }
+
+    #[test]
+    fn a_window_ends_when_the_fold_says_so_and_when_it_is_closed() {
+        let mut seen = Seen::default();
+        let first = attempt("192.0.2.1:1", "a.example");
+        let repeats = see(&mut seen, at(0), &first).unwrap();
+        // Another thread's attempt had opened the fold before.
+        repeats.opened(at(-10));
+        assert!(see(&mut seen, at(49), &first).is_none());
+        let mut later = see(&mut seen, at(50), &first).unwrap();
+        assert!(see(&mut seen, at(51), &first).is_none());
+        assert_eq!(later.close(), (1, at(51)));
+        let after = see(&mut seen, at(52), &first).unwrap();
+        drop(after);
+        assert!(see(&mut seen, at(53), &first).is_some(), "the worker has let go of it");
+    }
+
+    #[test]
+    fn of_a_flood_of_names_no_more_is_remembered_than_there_is_room_for_and_all_is_counted() {
+        let mut seen = Seen::default();
+        let mut queued = Vec::new();
+        let many = 2 * MAX_CLIENTS;
+        for number in 0..many {
+            queued.extend(see(&mut seen, at(0), &attempt("192.0.2.1:1", &format!("n{number}.example"))));
+        }
+        assert_eq!((seen.clients.len(), seen.networks.len(), seen.everybody.len()), (MAX_CLIENTS, 1, 0));
+        let counted: u64 = queued.iter_mut().map(|repeats| 1 + repeats.unread().0).sum();
+        assert_eq!((queued.len(), usize::try_from(counted).unwrap()), (MAX_CLIENTS + 1, many));
+        let of_networks = queued.pop().unwrap();
+        assert!(!of_networks.may_count_for(Grain::Client) && of_networks.may_count_for(Grain::Everybody));
+        // A minute later there is room again.
+        assert!(see(&mut seen, at(60), &attempt("192.0.2.1:1", "new.example")).is_some());
+        assert_eq!((seen.clients.len(), seen.networks.len()), (1, 0));
+    }
+
+    #[test]
+    fn nothing_is_lost_between_a_thread_that_counts_and_a_worker_that_closes() {
+        const TIMES: u64 = 200_000;
+        let (sender, queue): (Sender<Repeats>, Receiver<Repeats>) = channel();
+        let counting = thread::spawn(move || {
+            let (mut seen, attempt) = (Seen::default(), attempt("192.0.2.1:1", "a.example"));
+            for _ in 0..TIMES {
+                if let Some(repeats) = see(&mut seen, at(0), &attempt) {
+                    sender.send(repeats).unwrap();
+                }
+            }
+        });
+        // The sender goes with its thread.
+        let counted: u64 = queue.iter().map(|mut repeats| 1 + repeats.unread().0 + repeats.close().0).sum();
+        counting.join().unwrap();
+        assert_eq!(counted, TIMES);
+    }
+}
