@@ -16,7 +16,7 @@ use std::{
     fs,
     net::UdpSocket,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
@@ -76,8 +76,8 @@ networks = ["10.9.0.0/16"]
 mode = "observe"
 [[exceptions]]
 name = "open.ngrok-agent.com"
-clients = ["10.8.0.0/16"]
-until = 9999-01-01
+networks = ["10.8.0.0/16"]
+until = UNTIL
 reason = "a test"
 "#;
 
@@ -99,7 +99,9 @@ impl House {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let path = folder.path().join("tunnelwarden.toml");
         let servers = format!("[upstream]\nservers = [\"udp://{}\"]\n", server.local_addr().unwrap());
-        fs::write(&path, format!("{CONFIG}{servers}")).unwrap();
+        let until = Timestamp::now() + Duration::from_hours(24);
+        let config = CONFIG.replace("UNTIL", &format!("{until:.0}"));
+        fs::write(&path, format!("{config}{servers}")).unwrap();
         let loaded = config::load(Some(&path), Timestamp::now());
         let config = loaded.outcome.unwrap_or_else(|| panic!("{:?}", loaded.problems));
         let runtime = Runtime::new().unwrap();

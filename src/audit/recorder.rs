@@ -163,7 +163,7 @@ impl Recorder {
     }
 
     /// Counts what is like an attempt that this thread has recorded, without allocating. Where that was long ago or never,
-    /// nothing is counted and the answer is no: [`record`](Self::record) it.
+    /// nothing is counted and the answer is no: [`record`](Self::record) it. What the options do not want is no news either.
     #[must_use]
     pub fn repeats(&self, likeness: &Likeness<'_>, time: Timestamp) -> bool {
         if !self.shared.is_wanted(likeness.decision) {

@@ -19,8 +19,9 @@ use jiff::Timestamp;
 
 use super::fold::{Grain, Key, Likeness, is_past};
 
-/// Attempts of one client and name that a thread knows; more than there can be folds of them.
-const MAX_CLIENTS: usize = 16_384;
+/// Attempts of one client and name that a thread knows: more than there can be folds of them, and as many as a table of
+/// 16,384 places takes.
+const MAX_CLIENTS: usize = 14_336;
 
 /// The same of a network, and of everybody: as many as there are rules, in all likelihood.
 const MAX_NETWORKS: usize = 4096;
@@ -94,8 +95,7 @@ impl Seen {
     pub(super) fn remember(&mut self, likeness: &Likeness<'_>, time: Timestamp, repeats: &Repeats) {
         let grain = repeats.grain;
         let hash = likeness.hash(grain, &self.hashing);
-        let known =
-            Known { hash, key: Key::new(likeness, grain), since: time, tally: Arc::clone(&repeats.tally) };
+        let known = Known { hash, key: Key::new(likeness, grain), since: time, tally: Arc::clone(&repeats.tally) };
         self.table(grain).insert_unique(hash, known, |known| known.hash);
     }
 

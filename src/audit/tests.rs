@@ -116,7 +116,8 @@ async fn what_many_threads_repeat_is_counted_to_the_last_while_folds_are_closed_
             let recorder = recorder.clone();
             std::thread::spawn(move || {
                 for number in 0..TIMES {
-                    recorder.record(now_attempt("192.0.2.7:1", ["a.example", "b.example"][usize::from(number % 3 == 0)]));
+                    recorder
+                        .record(now_attempt("192.0.2.7:1", ["a.example", "b.example"][usize::from(number % 3 == 0)]));
                 }
             })
         })

@@ -278,8 +278,7 @@ impl Gateway {
     /// What the policy says of the question: how its answer is to be treated, or why there will be none.
     fn judge(&self, case: &Case<'_>) -> Result<Pass, Reason> {
         let moment = self.moment(&case.in_force.policy);
-        let noted =
-            |decision, rule| Pass { note: Note::Mark { decision, rule, evidence: None }, ..Pass::default() };
+        let noted = |decision, rule| Pass { note: Note::Mark { decision, rule, evidence: None }, ..Pass::default() };
         match case.in_force.policy.judge_question(case.group, case.asker.client.ip(), case.question.name, moment) {
             Verdict::Block(reason) => Err(reason),
             Verdict::Observe(reason) => Ok(noted(Decision::Observed, reason.rule)),
