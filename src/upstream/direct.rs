@@ -4,7 +4,10 @@
 //! Whatever else happens (a late, cut, forged or unwelcome reply, no socket, no such server), the race takes over,
 //! with this try as its first.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -40,9 +43,8 @@ pub(super) struct Unsettled {
 
 /// Asks the best of the servers in the cheapest way there is.
 pub(super) fn begin(context: &Arc<Context>, servers: Arc<Vec<Arc<Server>>>, flight: Flight) {
-    let Some(best) = best(&servers) else { return run(context, servers, flight, None) };
-    let server = Arc::clone(best);
-    let Some((place, patience)) = server.place_direct() else { return run(context, servers, flight, None) };
+    let best = best(&servers).and_then(|(server, patience)| Some((Arc::clone(server), patience, server.place_direct()?)));
+    let Some((server, patience, place)) = best else { return run(context, servers, flight, None) };
     let query = Arc::clone(flight.query());
     let due = Instant::now() + patience;
     let context = Arc::clone(context);
@@ -53,20 +55,18 @@ pub(super) fn begin(context: &Arc<Context>, servers: Arc<Vec<Arc<Server>>>, flig
     }
 }
 
-/// The best server, if it is well. The others are told that they were passed over.
-fn best(servers: &[Arc<Server>]) -> Option<&Arc<Server>> {
-    let rank = |server: &Arc<Server>| server.vitals.with(|health| health.rank());
-    let best = match servers {
-        [only] => only,
-        several => several.iter().min_by_key(|server| rank(server))?,
-    };
-    if rank(best).0 != State::Up {
+/// The best server and its patience, if it is well. The others are told that they were passed over.
+fn best(servers: &[Arc<Server>]) -> Option<(&Arc<Server>, Duration)> {
+    let look = |server: &Arc<Server>| server.vitals.with(|health| (health.rank(), health.patience()));
+    let looks = servers.iter().map(|server| (look(server), server));
+    let (((state, _), patience), best) = looks.min_by_key(|((rank, _), _)| *rank)?;
+    if state != State::Up {
         return None;
     }
     for passed_over in servers.iter().filter(|server| !Arc::ptr_eq(server, best)) {
         passed_over.vitals.with(|health| health.passed_over());
     }
-    Some(best)
+    Some((best, patience))
 }
 
 impl Direct {

@@ -119,14 +119,12 @@ impl Server {
         outcome.map(|packet| self.reply(packet))
     }
 
-    /// Room for a question over UDP with EDNS, and how long its reply may take; `None` where it has to be asked in
-    /// another way.
-    pub(super) fn place_direct(&self) -> Option<(OwnedSemaphorePermit, Duration)> {
+    /// Room for a question over UDP with EDNS; `None` where it has to be asked in another way.
+    pub(super) fn place_direct(&self) -> Option<OwnedSemaphorePermit> {
         if self.udp.is_none() || self.is_plain() {
             return None;
         }
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some((place, self.vitals.with(|health| health.patience())))
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Asks over UDP with EDNS, once; the waiter is told what comes of it, or comes back where it could not be sent.

@@ -137,7 +137,7 @@ async fn ports_and_ids_cannot_be_guessed() {
     println!("{} questions, {} ports, {lowest} to {highest}", asked.len(), by_port.len());
     assert!(by_port.len() >= 500 && highest - lowest >= 16_000);
     // Five to a socket; the kernel may give out a port twice.
-    assert!(by_port.values().filter(|asked| **asked > 5).count() * 100 <= by_port.len(), "{by_port:?}");
+    assert!(by_port.values().filter(|asked| **asked > 5).count() * 20 <= by_port.len(), "{by_port:?}");
     // 3,000 draws from 65,536 give about 2,932 different ones.
     let ids: HashSet<u16> = asked.iter().map(nameserver::Asked::id).collect();
     assert!(ids.len() * 100 >= 2_932 * 95, "{} ids", ids.len());
