@@ -105,6 +105,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
     };
     result.unwrap_or_else(|error| {
+        if is_unheard(&error) {
+            return Exit::Done;
+        }
         let exit = exit_of(&error);
         // What is wrong with the files has been printed, each at its place.
         if exit != Exit::Invalid || error.downcast_ref::<Invalid>().is_none() {
@@ -173,6 +176,11 @@ fn print_problems(problems: &Problems) {
     if !problems.is_empty() {
         anstream::eprintln!("{problems}");
     }
+}
+
+/// Whoever reads our output has had enough, as in `attempts | head -1`. Sockets have errors of their own.
+fn is_unheard(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use super::{Common, Exit, control_socket, print_json};
+use super::{Common, Exit, control_socket, load, print_json};
 use crate::control::{self, Outcome, ReloadReport, Reply, Request};
 
 /// What `reload` takes.
@@ -15,7 +15,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
     let socket = control_socket(common)?;
-    let report = match control::send(&socket, &Request::Reload { accept: arguments.accept })? {
+    let sent = control::send(&socket, &Request::Reload { accept: arguments.accept });
+    if sent.is_err() && common.config.as_ref().is_some_and(|path| !path.exists()) {
+        // The missing file is what is wrong; that no daemon runs with it follows from that.
+        load(common)?;
+    }
+    let report = match sent? {
         Reply::Reload(report) => report,
         Reply::Flushed | Reply::Refused { .. } => bail!("the daemon answered something else"),
     };

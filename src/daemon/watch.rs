@@ -77,9 +77,7 @@ impl Watch {
             (path.clone(), found.filter(|_| !may_have_raced))
         };
         let looks: Looks = files.iter().map(&mut remembered).collect();
-        if self.events.is_none() || self.is_partial || folders(&looks) != folders(&self.looks) {
-            (self.events, self.is_partial) = watch_folders(&looks);
-        }
+        self.is_partial = watch_folders(&mut self.events, &looks);
         self.names = files.iter().filter_map(|path| path.file_name()).map(OsString::from).collect();
         self.open.retain(|name| self.names.contains(name));
         self.unheard = raced.then(|| look_at_all(&looks));
@@ -132,7 +130,7 @@ impl Watch {
     /// A second has passed since something happened. Is there a change, and is it whole?
     fn has_settled(&mut self) -> bool {
         if self.is_partial {
-            (self.events, self.is_partial) = watch_folders(&self.looks);
+            self.is_partial = watch_folders(&mut self.events, &self.looks);
         }
         let now = look_at_all(&self.looks);
         if now == self.looks || !self.open.is_empty() {
@@ -150,7 +148,7 @@ impl Watch {
     /// Looks without having been told. A writer that never closes must not hide later changes for ever.
     fn make_round(&mut self) {
         self.open.clear();
-        (self.events, self.is_partial) = watch_folders(&self.looks);
+        self.is_partial = watch_folders(&mut self.events, &self.looks);
         let now = look_at_all(&self.looks);
         if now != self.looks {
             (self.unheard, self.touched) = (Some(now), Some(Instant::now()));
@@ -169,10 +167,14 @@ async fn next(events: &mut Option<EventStream<[u8; 4096]>>) -> Option<(EventMask
     }
 }
 
-/// Watches the folder of each file, or the nearest one above it that is there; tells whether that was needed.
-fn watch_folders(looks: &Looks) -> (Option<EventStream<[u8; 4096]>>, bool) {
-    // Without inotify (its instances are limited per user) the rounds still notice.
-    let Ok(inotify) = Inotify::init() else { return (None, false) };
+/// Watches the folder of each file, or the nearest one above it that is there; tells whether that was needed. What is
+/// watched already, and what was heard there, stays.
+fn watch_folders(events: &mut Option<EventStream<[u8; 4096]>>, looks: &Looks) -> bool {
+    if events.is_none() {
+        // Without inotify (its instances are limited per user) the rounds still notice.
+        *events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096])).ok();
+    }
+    let Some(mut watches) = events.as_ref().map(EventStream::watches) else { return false };
     let mask = WatchMask::MODIFY
         | WatchMask::CLOSE_WRITE
         | WatchMask::CREATE
@@ -180,20 +182,17 @@ fn watch_folders(looks: &Looks) -> (Option<EventStream<[u8; 4096]>>, bool) {
         | WatchMask::MOVED_FROM
         | WatchMask::MOVED_TO;
     let mut is_partial = false;
-    for folder in folders(looks) {
+    let folders: BTreeSet<_> = looks.keys().filter_map(|path| path.parent()).collect();
+    for folder in folders {
         for (steps, folder) in folder.ancestors().enumerate() {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            if inotify.watches().add(folder, mask).is_ok() {
+            if watches.add(folder, mask).is_ok() {
                 is_partial |= steps > 0;
                 break;
             }
         }
     }
-    (inotify.into_event_stream([0; 4096]).ok(), is_partial)
-}
-
-fn folders(looks: &Looks) -> BTreeSet<&Path> {
-    looks.keys().filter_map(|path| path.parent()).collect()
+    is_partial
 }
 
 fn look_at_all(looks: &Looks) -> Looks {
@@ -277,7 +276,7 @@ mod tests {
     async fn a_write_that_began_during_a_reload_is_left_alone_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("here.toml");
-        let files = [path.clone()];
+        let files = [path.clone(), folder.path().join("missing/pack.toml")];
         let read_at = SystemTime::now();
         let mut watch = Watch::new(&files, later());
         let mut file = File::create(&path).unwrap();

@@ -10,6 +10,8 @@
 )]
 
 mod admin;
+mod commands;
+mod documents;
 mod encrypted_upstreams;
 mod house;
 mod questions;

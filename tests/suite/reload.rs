@@ -46,11 +46,9 @@ fn rcode(daemon: &Daemon, name: &str) -> ResponseCode {
 }
 
 fn is_blocked(daemon: &Daemon, name: &str) -> bool {
-    match rcode(daemon, name) {
-        ResponseCode::NXDomain => true,
-        ResponseCode::NoError => false,
-        other => panic!("{name}: {other}"),
-    }
+    let rcode = rcode(daemon, name);
+    assert!(matches!(rcode, ResponseCode::NXDomain | ResponseCode::NoError), "{name}: {rcode}");
+    rcode == ResponseCode::NXDomain
 }
 
 fn becomes_blocked(daemon: &Daemon, name: &str) {
@@ -68,11 +66,9 @@ fn reloads(daemon: &Daemon) -> usize {
     daemon.log().matches("files read again").count()
 }
 
-/// Until a reload that began after this call is over.
-fn hang_up(daemon: &Daemon) {
-    let before = reloads(daemon);
-    daemon.signal(Signal::SIGHUP);
-    wait_for("the reload", || (reloads(daemon) > before).then_some(()));
+/// Returns once a reload that began after this call is over.
+fn read_again(daemon: &Daemon) {
+    assert_eq!(daemon.command(&["reload", "--accept"]).status.code(), Some(0));
 }
 
 #[test]
@@ -121,11 +117,12 @@ fn a_change_that_takes_much_away_waits_for_a_yes() {
     let full = |more: &str| config(&upstream, &format!("{more}\n[organization]\ningress = [\"connect.acme.example\"]"));
     let daemon = Daemon::start(&full("[policy]\npacks = [\"ngrok\", \"bore\"]"));
     daemon.rewrite(&full("[policy]\npacks = [\"ngrok\"]"));
+    wait_for("the daemon's own look at the files", || daemon.log().contains("pack bore removed").then_some(()));
+    assert!(is_blocked(&daemon, "bore.pub"));
     let (code, output, _) = said(&daemon.command(&["reload"]));
     assert_eq!(code, Some(4), "{output}");
     assert!(output.starts_with("held: ") && output.contains("  pack bore removed"), "{output}");
     assert!(is_blocked(&daemon, "bore.pub"));
-    wait_for("the log says what", || daemon.log().contains("pack bore removed").then_some(()));
     let (code, output, _) = said(&daemon.command(&["reload", "--accept"]));
     assert_eq!(code, Some(0), "{output}");
     assert!(!is_blocked(&daemon, "bore.pub"));
@@ -133,8 +130,8 @@ fn a_change_that_takes_much_away_waits_for_a_yes() {
     daemon.rewrite(&config(&upstream, "[policy]\npacks = [\"ngrok\"]"));
     let (code, output, _) = said(&daemon.command(&["reload"]));
     assert_eq!((code, output.contains("own ingress connect.acme.example removed")), (Some(4), true), "{output}");
-    hang_up(&daemon);
-    assert_eq!(daemon.command(&["reload"]).status.code(), Some(0), "SIGHUP has taken it");
+    daemon.signal(Signal::SIGHUP);
+    wait_for("SIGHUP to take it", || (daemon.command(&["reload"]).status.code() == Some(0)).then_some(()));
 }
 
 #[test]
@@ -193,20 +190,20 @@ fn an_exception_that_ends_while_running_is_over_and_a_clock_set_back_revives_non
         let reason = "networks = [\"any\"]\nreason = \"test\"";
         config(&upstream, &format!("[[exceptions]]\nname = \"connect.ngrok-agent.com\"\nuntil = {until}\n{reason}"))
     };
-    let soon = Timestamp::now() + Duration::from_secs(5);
+    let soon = Timestamp::now() + Duration::from_secs(6);
     let mut daemon = Daemon::start(&exception(soon));
     let reply = ask("connect.ngrok-agent.com", RecordType::A).udp(daemon.dns());
     assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
-    assert!(reply.answers[0].ttl <= 5, "nobody keeps it longer than it may be had: {}", reply.answers[0].ttl);
+    assert!(reply.answers[0].ttl <= 6, "nobody keeps it longer than it may be had: {}", reply.answers[0].ttl);
     becomes_blocked(&daemon, "connect.ngrok-agent.com");
     assert!(Timestamp::now() >= soon, "not before its end");
-    hang_up(&daemon);
+    read_again(&daemon);
     assert!(is_blocked(&daemon, "connect.ngrok-agent.com"), "it stays over");
 
     // As a clock set back over a restart looks from here.
     let hour = Duration::from_secs(3600);
     daemon.rewrite(&exception(Timestamp::now() + hour * 2));
-    hang_up(&daemon);
+    read_again(&daemon);
     assert!(!is_blocked(&daemon, "connect.ngrok-agent.com"));
     daemon.crash_and_restart();
     assert!(!is_blocked(&daemon, "connect.ngrok-agent.com"), "a restart alone changes nothing");
@@ -231,7 +228,7 @@ fn what_is_cached_is_judged_by_the_policy_in_force_and_asked_of_nobody_again() {
     for blocks in [false, true, false] {
         let more = if blocks { "[policy]\nblock = [\"target.test\"]" } else { "" };
         daemon.rewrite(&config(&upstream, more));
-        hang_up(&daemon);
+        read_again(&daemon);
         assert_eq!(is_blocked(&daemon, "alias.example"), blocks);
     }
     assert_eq!(upstream.asked().len(), 1);
@@ -255,13 +252,11 @@ fn files_are_read_again_by_themselves_once_they_are_closed_and_left_alone() {
     drop(file);
     becomes_blocked(&daemon, "written.test");
 
-    let before = daemon.log().matches("files read again").count();
     fs::write(daemon.config_path(), "[policy\n").unwrap();
     wait_for("the refusal", || daemon.log().contains("what was in force still is").then_some(()));
     assert!(is_blocked(&daemon, "written.test"));
     daemon.rewrite(&block("mended.test"));
     becomes_blocked(&daemon, "mended.test");
-    assert_eq!(reloads(&daemon), before + 1);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use hickory_proto::{
 use crate::support::{
     client::{Ask, ask, receive, send_tcp},
     daemon::{Daemon, PATIENCE},
-    upstream::{Upstream, Zone, name_of, rcode_named, record},
+    upstream::{Upstream, Zone, name_of, rcode_named, record, type_name},
 };
 
 #[test]
@@ -280,7 +280,7 @@ fn extended_errors(reply: Option<&Message>) -> Vec<(u16, String)> {
 
 /// Without the TTL, which ages while we look.
 fn shown(record: &Record) -> String {
-    format!("{} {} {}", record.name, record.record_type(), record.data)
+    format!("{} {} {}", record.name, type_name(record.record_type()), record.data)
 }
 
 /// A record in a scenario has no TTL and no class: `name TYPE data`.

@@ -53,7 +53,7 @@ impl Daemon {
 
     /// Starts by another command line, which has to use `folder`.
     pub fn launch(folder: TempDir, mut command: Command) -> Self {
-        let (child, Doors { addresses, admin }, errors) = spawn(&mut command);
+        let Started { child, addresses, admin, errors } = Started::from(&mut command);
         Self { addresses, admin, folder, child, errors }
     }
 
@@ -61,9 +61,9 @@ impl Daemon {
     pub fn crash_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let doors;
-        (self.child, doors, self.errors) = spawn(&mut command(self.folder.path(), &["serve"]));
-        (self.addresses, self.admin) = (doors.addresses, doors.admin);
+        let started = Started::from(&mut command(self.folder.path(), &["serve"]));
+        (self.child, self.addresses, self.admin, self.errors) =
+            (started.child, started.addresses, started.admin, started.errors);
     }
 
     /// What it has written to standard error so far.
@@ -222,36 +222,38 @@ impl Errors {
     }
 }
 
-/// Starts the process and waits until its banner is complete.
-/// Where a daemon says that it can be asked.
-#[derive(Default)]
-struct Doors {
+/// A process whose banner is complete.
+struct Started {
+    child: Child,
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
+    errors: Errors,
 }
 
-fn spawn(command: &mut Command) -> (Child, Doors, Errors) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let banner = lines(child.stdout.take().unwrap());
-    let mut errors = Errors::read(child.stderr.take().unwrap());
-    let mut doors = Doors::default();
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(line) if line.trim_start().starts_with("listening") => {
-                doors.addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
-            }
-            Ok(line) if line.trim_start().starts_with("admin") => {
-                let url = line.split_whitespace().nth(1).unwrap();
-                doors.admin = Some(url.trim_start_matches("http://").parse().unwrap());
-            }
-            // The last line of the banner.
-            Ok(line) if line.trim_start().starts_with("record") => return (child, doors, errors),
-            Ok(_) => {}
-            Err(error) => {
-                let _ = child.kill();
-                let status = child.wait().unwrap();
-                panic!("the daemon did not come up ({error}, {status}):\n{}", errors.finish());
+impl Started {
+    fn from(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let banner = lines(child.stdout.take().unwrap());
+        let mut errors = Errors::read(child.stderr.take().unwrap());
+        let (mut addresses, mut admin) = (Vec::new(), None);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match banner.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.trim_start().starts_with("listening") => {
+                    addresses.push(line.split_whitespace().nth(1).unwrap().parse().unwrap());
+                }
+                Ok(line) if line.trim_start().starts_with("admin") => {
+                    let url = line.split_whitespace().nth(1).unwrap();
+                    admin = Some(url.trim_start_matches("http://").parse().unwrap());
+                }
+                // The last line of the banner.
+                Ok(line) if line.trim_start().starts_with("record") => return Self { child, addresses, admin, errors },
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = child.kill();
+                    let status = child.wait().unwrap();
+                    panic!("the daemon did not come up ({error}, {status}):\n{}", errors.finish());
+                }
             }
         }
     }

@@ -48,7 +48,7 @@ impl Upstream {
     /// Every name and type it was asked for, in order, the daemon's own probes left out.
     pub fn asked(&self) -> Vec<(String, String)> {
         let asked = self.0.asked().into_iter();
-        asked.map(|asked| (asked.name, RecordType::from(asked.qtype).to_string())).collect()
+        asked.map(|asked| (asked.name, type_name(asked.qtype.into()))).collect()
     }
 
     /// The questions themselves.
@@ -133,12 +133,12 @@ impl Zone {
         let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
         message.answers.push(Record::from_rdata(name.clone(), 60, answer));
         let name = name.to_ascii().trim_end_matches('.').to_lowercase();
-        self.replies.insert((name, rtype.to_string()), Reply { message, is_cut: false, error: None });
+        self.replies.insert((name, type_name(rtype)), Reply { message, is_cut: false, error: None });
     }
 
     /// Has a whole reply say this Extended DNS Error (RFC 8914) too.
     pub fn add_extended_error(&mut self, name: &str, rtype: RecordType, code: u16) {
-        let reply = self.replies.get_mut(&(name.to_owned(), rtype.to_string())).unwrap();
+        let reply = self.replies.get_mut(&(name.to_owned(), type_name(rtype))).unwrap();
         reply.error = Some(code.to_be_bytes().to_vec());
     }
 
@@ -150,7 +150,7 @@ impl Zone {
     /// The same over either transport.
     pub fn answer_over(&self, question: &Message, tcp: bool) -> Message {
         let query = question.queries.first().unwrap();
-        let asked = (query.name().to_ascii().trim_end_matches('.').to_lowercase(), query.query_type().to_string());
+        let asked = (query.name().to_ascii().trim_end_matches('.').to_lowercase(), type_name(query.query_type()));
         let written = self.replies.get(&asked);
         let mut reply = match written {
             Some(written) if written.is_cut && !tcp => {
@@ -244,6 +244,11 @@ pub fn record(line: &str) -> Record {
     };
     let data = RData::Unknown { code: rtype, rdata: NULL::with(data) };
     Record::from_rdata(name_of(name), ttl.parse().unwrap(), data)
+}
+
+/// `A`, or `TYPE65280` where there is no name (RFC 3597).
+pub fn type_name(rtype: RecordType) -> String {
+    if matches!(rtype, RecordType::Unknown(_)) { format!("TYPE{}", u16::from(rtype)) } else { rtype.to_string() }
 }
 
 /// A name in the form of a zone file, `\.` and decimal `\DDD` in it (RFC 1035 section 5.1), its case kept.
