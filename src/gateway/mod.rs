@@ -2,7 +2,7 @@
 //! reply, record.
 //!
 //! Every door ends here, and here alone a verdict becomes a reply. [`Gateway::receive`] does all that needs no
-//! waiting, up to a cache hit; [`Gateway::finish`] does the rest. The policy is swapped whole; cached answers keep facts
+//! waiting, up to a cache hit; [`Gateway::finish`] and [`Gateway::finish_then`] do the rest. The policy is swapped whole; cached answers keep facts
 //! and are judged afresh for each client, so a reload flushes nothing and what one group may have never leaks to another.
 
 mod admission;
@@ -200,6 +200,22 @@ impl Gateway {
         let said = upstream.ask(&query).await;
         let mut reply = Vec::with_capacity(512);
         matches!(self.conclude(*waiting, said, &mut reply), Some(Step::Reply)).then_some(reply)
+    }
+
+    /// The same without a task: `then` is given the reply, soon, and by a thread that others wait for.
+    /// It is dropped uncalled where that panics.
+    pub fn finish_then(self: &Arc<Self>, waiting: Box<Waiting>, then: impl FnOnce(Option<&[u8]>) + Send + 'static) {
+        let query = question_in(&waiting.packet, &mut NameBuffer::new()).map(|question| query_of(&question));
+        let Some(query) = query else { return then(None) };
+        let upstream = self.upstream.load_full();
+        // A server set that was swapped meanwhile ends with its last question.
+        let (gateway, held) = (Arc::clone(self), Arc::clone(&upstream));
+        upstream.ask_then(query, move |said| {
+            let mut reply = Vec::with_capacity(512);
+            let step = gateway.conclude(*waiting, said, &mut reply);
+            then(matches!(step, Some(Step::Reply)).then_some(&reply));
+            drop(held);
+        });
     }
 
     /// What the upstream said, if anything, becomes a reply.
