@@ -29,5 +29,14 @@ check-configs:
         ./target/debug/tunnelwarden check --strict --config "$file"
     done
 
+# What single steps of a question cost.
+bench:
+    cargo bench --locked --bench micro
+
+# Beside Debian's unbound, dnsdist, named and dnsmasq, and a bare echo; some eight minutes on a quiet machine with
+# two CPUs. Writes docs/performance.md and its plots. `--quick` only sees whether everything runs.
+bench-peers *arguments:
+    cargo bench --locked --bench peers -- {{arguments}}
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

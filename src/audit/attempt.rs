@@ -4,12 +4,14 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::Likeness;
 use crate::{
     name::DomainName,
     policy::{Action, Mode},
@@ -39,7 +41,7 @@ pub struct Attempt {
     /// The class asked for, as its number; 1 is IN.
     pub qclass: u16,
     /// The rule, as `pack/rule`, `policy.block`, `organization.ingress` or `exception`.
-    pub rule: String,
+    pub rule: Arc<str>,
     /// What the rule matched, if not the question's name.
     pub evidence: Option<Evidence>,
     /// How it was refused; `None` where it was not.
@@ -91,6 +93,14 @@ pub enum Evidence {
     Alias(DomainName),
     /// An address.
     Address(IpAddr),
+}
+
+impl Attempt {
+    /// What makes others the same as this one.
+    pub fn likeness(&self) -> Likeness<'_> {
+        let Self { client, name, rule, decision, way, .. } = self;
+        Likeness { client: client.ip(), name: name.as_name(), rule, decision: *decision, way: *way }
+    }
 }
 
 impl Decision {

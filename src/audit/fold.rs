@@ -4,10 +4,12 @@
 //! slide, so that an agent that retries for a day is a row a minute with a count, and each count becomes final.
 //! A stranger can invent names and, over UDP, clients; so the number of open folds is bounded twice. Past [`MAX_OPEN`]
 //! new folds join all names of a client's network under a rule, and past as many of those all clients too, which
-//! leaves no more than there are rules.
+//! leaves no more than there are rules. What repeats is mostly counted by the thread that sees it (`seen`) and added here when a
+//! count is read.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, Hasher},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -19,8 +21,9 @@ use jiff::Timestamp;
 use super::{
     Attempt, Decision, Id, Record, Way,
     mask::{Mask, cut, prefix},
+    seen::Repeats,
 };
-use crate::name::DomainName;
+use crate::name::{DomainName, NameRef};
 
 /// How long after its first attempt a fold takes more.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
@@ -37,7 +40,6 @@ pub(super) struct Folds {
     precise: usize,
     coarse: usize,
     max_open: usize,
-    changed: Vec<Arc<Key>>,
     last_id: Id,
 }
 
@@ -52,98 +54,116 @@ pub(super) struct Taken {
     pub is_coarse: bool,
 }
 
+/// What makes two attempts one. Borrowed, so that a repeat is recognised without allocating.
+#[derive(Clone, Copy, Debug)]
+pub struct Likeness<'a> {
+    /// Who tried.
+    pub client: IpAddr,
+    /// The name asked for.
+    pub name: NameRef<'a>,
+    /// The rule, as it is shown.
+    pub rule: &'a Arc<str>,
+    /// What was decided.
+    pub decision: Decision,
+    /// By which way it was tried.
+    pub way: Way,
+}
+
+/// The attempts that are one fold.
 #[derive(Debug, Eq, Hash, PartialEq)]
-struct Key {
+pub(super) struct Key {
     clients: IpNet,
     /// `None` joins all names.
     name: Option<DomainName>,
-    rule: String,
+    rule: Arc<str>,
     decision: Decision,
     way: Way,
+}
+
+/// How much a fold joins, the least first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Grain {
+    /// One name of one client.
+    Client,
+    /// All names of a network.
+    Network,
+    /// All names of everybody.
+    Everybody,
 }
 
 #[derive(Debug)]
 struct Fold {
     record: Record,
+    /// What the threads count for it.
+    repeats: Vec<Repeats>,
     is_changed: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Grain {
-    Client,
-    Network,
-    Everybody,
 }
 
 impl Folds {
     /// No folds; ids go on above `last_id`.
     pub(super) fn new(last_id: Id, max_open: usize) -> Self {
-        let (open, by_age, changed) = (HashMap::new(), BTreeMap::new(), Vec::new());
-        Self { open, by_age, precise: 0, coarse: 0, max_open, changed, last_id }
+        Self { open: HashMap::new(), by_age: BTreeMap::new(), precise: 0, coarse: 0, max_open, last_id }
     }
 
-    /// Counts an attempt into its fold, or opens one.
-    pub(super) fn take(&mut self, attempt: Attempt, mask: &Mask) -> Taken {
+    /// Counts an attempt into its fold, or opens one. `repeats` will be counted there too, if it is a fold for them.
+    pub(super) fn take(&mut self, attempt: Attempt, repeats: Option<Repeats>, mask: &Mask) -> Taken {
         let mut taken = Taken::default();
-        let mut key = Key::precise(&attempt);
-        if self.join(&key, attempt.time, &mut taken) {
-            return taken;
-        }
+        let likeness = attempt.likeness();
         let mut grain = Grain::Client;
-        if self.precise >= self.max_open {
-            (key, grain) = (key.coarsened(prefix), Grain::Network);
-            if !self.join(&key, attempt.time, &mut taken) && self.coarse >= self.max_open {
-                (key, grain) = (key.coarsened(|address| cut(address, 0)), Grain::Everybody);
-                self.join(&key, attempt.time, &mut taken);
+        let mut key = Key::new(&likeness, grain);
+        if !self.join(&key, attempt.time, &mut taken) {
+            if self.precise >= self.max_open {
+                grain = Grain::Network;
+                key = Key::new(&likeness, grain);
+                if !self.join(&key, attempt.time, &mut taken) && self.coarse >= self.max_open {
+                    grain = Grain::Everybody;
+                    key = Key::new(&likeness, grain);
+                    self.join(&key, attempt.time, &mut taken);
+                }
+            }
+            if !self.open.contains_key(&key) {
+                taken.is_coarse = grain != Grain::Client;
+                taken.opened = Some(self.open_fold(&likeness, grain, &attempt, mask));
             }
         }
-        if !self.open.contains_key(&key) {
-            taken.is_coarse = grain != Grain::Client;
-            taken.opened = Some(self.open_fold(key, &attempt, mask));
+        if let Some(fold) = self.open.get_mut(&key) {
+            fold.attach(repeats.filter(|repeats| repeats.may_count_for(grain)));
         }
         taken
     }
 
     /// Counts an attempt into the fold of `key`, if there is one and its window has not passed.
     fn join(&mut self, key: &Key, time: Timestamp, taken: &mut Taken) -> bool {
-        let Some((key, fold)) = self.open.get_key_value(key).map(|(key, fold)| (Arc::clone(key), fold.record.first))
-        else {
-            return false;
-        };
-        if is_past(fold, time) {
-            taken.closed = self.close(&key);
+        let Some(fold) = self.open.get_mut(key) else { return false };
+        if is_past(fold.record.first, time) {
+            taken.closed = self.close(key);
             return false;
         }
-        if let Some(fold) = self.open.get_mut(&key) {
-            fold.record.repeat(time);
-            if !fold.is_changed {
-                fold.is_changed = true;
-                self.changed.push(key);
-            }
-        }
+        fold.count(1, time);
         true
     }
 
-    fn open_fold(&mut self, key: Key, attempt: &Attempt, mask: &Mask) -> Record {
+    fn open_fold(&mut self, likeness: &Likeness<'_>, grain: Grain, attempt: &Attempt, mask: &Mask) -> Record {
         self.last_id = self.last_id.next(attempt.time);
+        let key = Arc::new(Key::new(likeness, grain));
         let client = mask.show(key.clients, attempt.client.port());
         let mut record = Record::first(self.last_id, attempt, client, key.name.as_ref().map(ToString::to_string));
-        if key.grain() != Grain::Client {
+        if grain != Grain::Client {
             // What is the first client's alone must not stand for the others.
             (record.evidence, record.via, record.group) = (None, None, None);
         }
-        *self.room(key.grain()) += 1;
-        let key = Arc::new(key);
+        *self.room(grain) += 1;
         self.by_age.insert(record.id, Arc::clone(&key));
-        self.open.insert(key, Fold { record: record.clone(), is_changed: false });
+        self.open.insert(key, Fold { record: record.clone(), repeats: Vec::new(), is_changed: false });
         record
     }
 
-    fn close(&mut self, key: &Arc<Key>) -> Option<Record> {
-        let fold = self.open.remove(key)?;
+    fn close(&mut self, key: &Key) -> Option<Record> {
+        let mut fold = self.open.remove(key)?;
         self.by_age.remove(&fold.record.id);
         let room = self.room(key.grain());
         *room = room.saturating_sub(1);
+        fold.gather(Repeats::close);
         (fold.record.count > 1).then_some(fold.record)
     }
 
@@ -168,11 +188,10 @@ impl Folds {
 
     /// The open records whose count has grown since the last call.
     pub(super) fn changed(&mut self) -> Vec<Record> {
-        let mut changed = Vec::with_capacity(self.changed.len());
-        for key in self.changed.drain(..) {
-            // A key may stand here for a fold that was closed and opened anew since.
-            if let Some(fold) = self.open.get_mut(&key).filter(|fold| fold.is_changed) {
-                fold.is_changed = false;
+        let mut changed = Vec::new();
+        for fold in self.open.values_mut() {
+            fold.gather(Repeats::unread);
+            if std::mem::take(&mut fold.is_changed) {
                 changed.push(fold.record.clone());
             }
         }
@@ -202,19 +221,72 @@ impl Folds {
     }
 }
 
-impl Key {
-    fn precise(attempt: &Attempt) -> Self {
-        Self {
-            clients: IpNet::from(attempt.client.ip().to_canonical()),
-            name: Some(attempt.name.clone()),
-            rule: attempt.rule.clone(),
-            decision: attempt.decision,
-            way: attempt.way,
+impl Fold {
+    fn count(&mut self, times: u64, last: Timestamp) {
+        self.record.repeat(times, last);
+        self.is_changed = true;
+    }
+
+    fn attach(&mut self, repeats: Option<Repeats>) {
+        if let Some(repeats) = repeats {
+            repeats.opened(self.record.first);
+            self.repeats.push(repeats);
         }
     }
 
-    fn coarsened(self, widen: impl FnOnce(IpAddr) -> IpNet) -> Self {
-        Self { clients: widen(self.clients.addr()), name: None, ..self }
+    /// Adds what the threads have counted.
+    fn gather(&mut self, mut read: impl FnMut(&mut Repeats) -> (u64, Timestamp)) {
+        let mut repeats = std::mem::take(&mut self.repeats);
+        for (times, last) in repeats.iter_mut().map(&mut read).filter(|(times, _)| *times > 0) {
+            self.count(times, last);
+        }
+        self.repeats = repeats;
+    }
+}
+
+impl<'a> Likeness<'a> {
+    fn clients(&self, grain: Grain) -> IpNet {
+        let client = self.client.to_canonical();
+        match grain {
+            Grain::Client => IpNet::from(client),
+            Grain::Network => prefix(client),
+            Grain::Everybody => cut(client, 0),
+        }
+    }
+
+    fn name(&self, grain: Grain) -> Option<NameRef<'a>> {
+        (grain == Grain::Client).then_some(self.name)
+    }
+
+    /// A hash of the fold it belongs to. Rules differ less than names, and so count only where no name does.
+    pub(super) fn hash(&self, grain: Grain, hashing: &impl BuildHasher) -> u64 {
+        let mut hasher = hashing.build_hasher();
+        match self.clients(grain).addr() {
+            IpAddr::V4(address) => hasher.write_u32(address.to_bits()),
+            IpAddr::V6(address) => hasher.write_u128(address.to_bits()),
+        }
+        hasher.write(self.name(grain).map_or(self.rule.as_bytes(), NameRef::as_wire));
+        hasher.finish()
+    }
+}
+
+impl Key {
+    pub(super) fn new(likeness: &Likeness<'_>, grain: Grain) -> Self {
+        Self {
+            clients: likeness.clients(grain),
+            name: likeness.name(grain).map(NameRef::to_owned),
+            rule: Arc::clone(likeness.rule),
+            decision: likeness.decision,
+            way: likeness.way,
+        }
+    }
+
+    /// Is this the key of the fold it belongs to?
+    pub(super) fn is(&self, likeness: &Likeness<'_>, grain: Grain) -> bool {
+        self.name.as_ref().map(DomainName::as_name) == likeness.name(grain)
+            && self.clients == likeness.clients(grain)
+            && (Arc::ptr_eq(&self.rule, likeness.rule) || self.rule == *likeness.rule)
+            && (self.decision, self.way) == (likeness.decision, likeness.way)
     }
 
     fn grain(&self) -> Grain {
@@ -227,7 +299,7 @@ impl Key {
 }
 
 /// Is `now` outside the window of something first seen then? A clock that was set back far ends a window too.
-fn is_past(first: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_past(first: Timestamp, now: Timestamp) -> bool {
     now.duration_since(first).unsigned_abs() >= WINDOW
 }
 
@@ -246,7 +318,7 @@ mod tests {
 
     fn try_it(folds: &mut Folds, seconds: i64, client: &str, name: &str, rule: &str) -> Taken {
         let attempt = Attempt { time: at(seconds), rule: rule.into(), ..attempt(client, name) };
-        folds.take(attempt, &Mask::Full)
+        folds.take(attempt, None, &Mask::Full)
     }
 
     #[test]
@@ -283,7 +355,7 @@ mod tests {
         let mut folds = folds(MAX_OPEN);
         for decision in [Decision::Blocked, Decision::Observed, Decision::AllowedOwn, Decision::AllowedException] {
             let attempt = Attempt { decision, ..attempt("192.0.2.1:1", "a.example") };
-            assert!(folds.take(attempt, &Mask::Full).opened.is_some(), "{decision:?}");
+            assert!(folds.take(attempt, None, &Mask::Full).opened.is_some(), "{decision:?}");
         }
     }
 
@@ -363,9 +435,9 @@ mod tests {
             ..attempt(client, "a.example")
         };
         let mut folds = folds(1);
-        let alone = folds.take(attempt("192.0.2.1:1"), &Mask::Full).opened.unwrap();
+        let alone = folds.take(attempt("192.0.2.1:1"), None, &Mask::Full).opened.unwrap();
         assert!(alone.via.is_some() && alone.group.is_some() && alone.evidence.is_some());
-        let several = folds.take(attempt("192.0.2.2:1"), &Mask::Full).opened.unwrap();
+        let several = folds.take(attempt("192.0.2.2:1"), None, &Mask::Full).opened.unwrap();
         assert_eq!((several.via, several.group, several.evidence), (None, None, None));
     }
 
@@ -377,6 +449,6 @@ mod tests {
             try_it(&mut folds, 0, &client, &format!("n{number}.example"), "p/one");
         }
         assert!(folds.open.len() <= 201 && folds.by_age.len() == folds.open.len(), "{}", folds.open.len());
-        assert!(folds.changed.len() <= 201);
+        assert!(folds.changed().len() <= 201);
     }
 }

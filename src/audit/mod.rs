@@ -10,6 +10,7 @@ mod options;
 mod record;
 mod recorder;
 mod search;
+mod seen;
 mod sink;
 mod store;
 mod words;
@@ -19,6 +20,7 @@ mod worker;
 mod tests;
 
 pub use attempt::{Attempt, Decision, Evidence, Transport, UnknownWord, Way};
+pub use fold::Likeness;
 pub use health::{Condition, Health, SinkHealth};
 pub use line::{decision_style, line, shown_name};
 pub use options::{ClientMask, Options, Sink, Store};

@@ -163,7 +163,7 @@ impl Record {
             group: attempt.group.clone(),
             transport: attempt.transport,
             question: Question { name, qtype: type_text(attempt.qtype), class: class_text(attempt.qclass) },
-            rule: attempt.rule.clone(),
+            rule: attempt.rule.to_string(),
             evidence: attempt.evidence.as_ref().map(Matched::from),
             action: attempt.action.map(|action| action_text(action).to_owned()),
             rcode: attempt.rcode.map(rcode_text),
@@ -173,10 +173,10 @@ impl Record {
         }
     }
 
-    /// One more of the same.
-    pub(super) fn repeat(&mut self, time: Timestamp) {
-        self.count += 1;
-        self.last = self.last.max(whole_milliseconds(time));
+    /// So many more of the same, the last of them then.
+    pub(super) fn repeat(&mut self, times: u64, last: Timestamp) {
+        self.count += times;
+        self.last = self.last.max(whole_milliseconds(last));
         self.time = self.last;
     }
 

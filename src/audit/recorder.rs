@@ -4,21 +4,23 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     thread,
 };
 
+use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Attempt, Decision, Health, Options, Record,
+    Attempt, Decision, Health, Likeness, Options, Record,
+    seen::{Repeats, Seen},
     worker::{Outputs, Worker},
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, this_thread};
 
 /// Attempts that may wait for the worker.
 pub const QUEUE: usize = 65_536;
@@ -87,16 +89,33 @@ pub(super) struct Shared {
     /// `None` once stopped, which ends every follower.
     followers: Mutex<Option<broadcast::Sender<Arc<Record>>>>,
     own_use: AtomicBool,
+    seen: [Shelf; SHELVES],
 }
+
+/// What one thread has seen; threads beyond [`SHELVES`] share. The lock is taken only by those whose shelf it is, and
+/// nobody waits for it: who finds it taken uses the queue.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shelf(Mutex<Seen>);
+
+/// Threads that know what they have seen without sharing.
+const SHELVES: usize = 32;
 
 /// What stands in the queue. Boxed, so that an empty queue takes no room.
 #[derive(Debug)]
 pub(super) enum Message {
-    Attempt(Box<Attempt>),
+    Attempt(Box<Told>),
     /// There are commands.
     Look,
     #[cfg(test)]
     Panic,
+}
+
+/// An attempt, and where its repeats will be counted.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub attempt: Attempt,
+    pub repeats: Option<Repeats>,
 }
 
 /// What the worker does between attempts. It takes commands before it empties the queue, so that what was recorded
@@ -125,6 +144,7 @@ impl Recorder {
             health: Mutex::default(),
             followers: Mutex::new(Some(broadcast::channel(FOLLOWER_QUEUE).0)),
             own_use: AtomicBool::new(options.own_use),
+            seen: Default::default(),
         });
         let worker = Worker::new(messages, Arc::clone(&shared), outputs);
         thread::Builder::new()
@@ -134,13 +154,42 @@ impl Recorder {
         Ok(Self { queue, shared })
     }
 
-    /// Puts an attempt into the queue; own use only if the options want it. Never blocks: what a full queue turns away is
-    /// counted.
+    /// Puts an attempt into the queue, or counts it where the same thread has recorded one like it; own use only if the
+    /// options want it. Never blocks: what a full queue turns away is counted.
     pub fn record(&self, attempt: Attempt) {
-        if attempt.decision == Decision::AllowedOwn && !self.shared.own_use.load(Ordering::Relaxed) {
-            return;
+        if self.shared.is_wanted(attempt.decision) {
+            self.shared.with_seen(|seen| self.put(attempt, seen));
         }
-        match self.queue.try_send(Message::Attempt(Box::new(attempt))) {
+    }
+
+    /// Counts what is like an attempt that this thread has recorded, without allocating. Where that was long ago or never,
+    /// nothing is counted and the answer is no: [`record`](Self::record) it. What the options do not want is no news either.
+    #[must_use]
+    pub fn repeats(&self, likeness: &Likeness<'_>, time: Timestamp) -> bool {
+        if !self.shared.is_wanted(likeness.decision) {
+            return true;
+        }
+        let is_repeat = self.shared.with_seen(|seen| seen.is_some_and(|seen| seen.count(likeness, time).is_ok()));
+        if is_repeat {
+            self.shared.metrics.audit_attempts.increment();
+        }
+        is_repeat
+    }
+
+    fn put(&self, attempt: Attempt, seen: Option<&mut Seen>) {
+        let mut repeats = None;
+        if let Some(seen) = seen {
+            let likeness = attempt.likeness();
+            match seen.count(&likeness, attempt.time) {
+                Ok(()) => return self.shared.metrics.audit_attempts.increment(),
+                Err(None) => {}
+                Err(Some(grain)) => {
+                    let these = repeats.insert(Repeats::new(grain, attempt.time));
+                    seen.remember(&likeness, attempt.time, these);
+                }
+            }
+        }
+        match self.queue.try_send(Message::Attempt(Box::new(Told { attempt, repeats }))) {
             Ok(()) => self.shared.metrics.audit_attempts.increment(),
             Err(_) => self.shared.metrics.audit_lost_queue.increment(),
         }
@@ -229,6 +278,20 @@ impl Follower {
 }
 
 impl Shared {
+    fn is_wanted(&self, decision: Decision) -> bool {
+        decision != Decision::AllowedOwn || self.own_use.load(Ordering::Relaxed)
+    }
+
+    /// What this thread has seen, if no other is just using it.
+    fn with_seen<T>(&self, act: impl FnOnce(Option<&mut Seen>) -> T) -> T {
+        let shelf = self.seen.get(this_thread() % SHELVES);
+        match shelf.map(|Shelf(seen)| seen.try_lock()) {
+            Some(Ok(mut seen)) => act(Some(&mut seen)),
+            Some(Err(TryLockError::Poisoned(seen))) => act(Some(&mut seen.into_inner())),
+            Some(Err(TryLockError::WouldBlock)) | None => act(None),
+        }
+    }
+
     /// The commands that were given since the last call.
     pub(super) fn commands(&self) -> Vec<Command> {
         std::mem::take(&mut lock(&self.commands))
@@ -273,15 +336,39 @@ mod tests {
             health: Mutex::default(),
             followers: Mutex::default(),
             own_use: AtomicBool::new(true),
+            seen: Default::default(),
         });
         let recorder = Recorder { queue, shared };
-        for _ in 0..5 {
-            recorder.record(attempt("192.0.2.7:1", "a.example"));
+        for number in 0..5 {
+            recorder.record(attempt("192.0.2.7:1", &format!("n{number}.example")));
         }
         let metrics = &recorder.shared.metrics;
         assert_eq!((metrics.audit_attempts.value(), metrics.audit_lost_queue.value()), (2, 3));
         assert_eq!(recorder.health().lost, 3);
+        let lost = attempt("192.0.2.7:1", "n4.example");
+        assert!(!recorder.repeats(&lost.likeness(), lost.time), "what was lost is no repeat the next time");
         assert_eq!(messages.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn what_repeats_takes_no_place_in_the_queue() {
+        let (queue, messages) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            metrics: Arc::default(),
+            commands: Mutex::default(),
+            health: Mutex::default(),
+            followers: Mutex::default(),
+            own_use: AtomicBool::new(true),
+            seen: Default::default(),
+        });
+        let recorder = Recorder { queue, shared };
+        let attempt = attempt("192.0.2.7:1", "a.example");
+        for _ in 0..5 {
+            recorder.record(attempt.clone());
+        }
+        assert!(recorder.repeats(&attempt.likeness(), attempt.time));
+        assert_eq!((recorder.shared.metrics.audit_attempts.value(), recorder.health().lost), (6, 0));
+        assert_eq!(messages.try_iter().count(), 1);
     }
 
     #[tokio::test]

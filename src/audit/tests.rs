@@ -107,6 +107,51 @@ async fn repeats_are_one_row_with_a_count_and_two_lines_with_one_id() {
 }
 
 #[tokio::test]
+async fn what_many_threads_repeat_is_counted_to_the_last_while_folds_are_closed_under_them() {
+    const TIMES: u64 = 3000;
+    let bench = Bench::new();
+    let recorder = bench.start();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let recorder = recorder.clone();
+            std::thread::spawn(move || {
+                for number in 0..TIMES {
+                    recorder
+                        .record(now_attempt("192.0.2.7:1", ["a.example", "b.example"][usize::from(number % 3 == 0)]));
+                }
+            })
+        })
+        .collect();
+    let mut rounds = 0;
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        recorder.reconfigure(&bench.options, bench.folder.path()).await.unwrap();
+        rounds += 1;
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    recorder.flush().await;
+    let counted: u64 = bench.rows().iter().map(|row| row.count).sum();
+    assert_eq!((counted, bench.metrics.audit_attempts.value()), (4 * TIMES, 4 * TIMES), "{rounds} rounds");
+    assert!(bench.rows().len() <= 2 * (rounds + 1), "{} rows", bench.rows().len());
+    recorder.stop().await;
+    assert_eq!(recorder.health().lost, 0);
+}
+
+#[tokio::test]
+async fn a_flood_of_pairs_of_client_and_name_is_counted_whole_and_leaves_the_queue_room() {
+    const PAIRS: u64 = 100_000;
+    let bench = Bench::new();
+    let recorder = bench.start();
+    for number in 0..PAIRS {
+        let client = format!("10.{}.{}.1:1", number / 1000 % 10, number % 100);
+        recorder.record(now_attempt(&client, &format!("n{number}.example")));
+    }
+    recorder.flush().await;
+    let counted: u64 = bench.rows().iter().map(|row| row.count).sum();
+    assert_eq!((counted, recorder.health().lost), (PAIRS, 0));
+    recorder.stop().await;
+}
+
+#[tokio::test]
 async fn hostile_names_break_neither_a_line_nor_json_nor_a_row() {
     let bench = Bench::new();
     let recorder = bench.start();

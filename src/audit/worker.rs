@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{
-    Attempt, Health, Id, Options, Record, StartError, Store,
+    Health, Id, Options, Record, StartError, Store,
     fold::{Folds, MAX_OPEN},
     mask::{KEY_FILE, Mask},
-    recorder::{Command, Message, QUEUE, Shared},
+    recorder::{Command, Message, QUEUE, Shared, Told},
     sink::Outlet,
     store::{Database, SCHEMA, StoreError},
 };
@@ -129,8 +129,13 @@ impl Worker {
         // Files and queue close before the answer: the store then needs no log, and what comes later is counted as lost.
         let Self { messages, shared, outputs, .. } = self;
         drop(outputs);
-        let late = messages.try_iter().filter(|message| matches!(message, Message::Attempt(_))).count();
-        shared.metrics.audit_lost_worker.add(late.try_into().unwrap_or(u64::MAX));
+        let late = messages.try_iter().map(|message| match message {
+            Message::Attempt(told) => 1 + told.repeats.map_or(0, |mut repeats| repeats.close().0),
+            Message::Look => 0,
+            #[cfg(test)]
+            Message::Panic => 0,
+        });
+        shared.metrics.audit_lost_worker.add(late.sum());
         drop(messages);
         shared.end();
         if let Some(stopped) = stopped {
@@ -153,8 +158,8 @@ impl Worker {
     fn work(&mut self) -> Option<oneshot::Sender<()>> {
         loop {
             match self.messages.recv_timeout(self.patience()) {
-                Ok(Message::Attempt(attempt)) => {
-                    self.take(*attempt);
+                Ok(Message::Attempt(told)) => {
+                    self.take(*told);
                     thread::sleep(GATHER);
                 }
                 Ok(Message::Look) | Err(RecvTimeoutError::Timeout) => {}
@@ -185,7 +190,7 @@ impl Worker {
     fn empty_queue(&mut self) {
         for _ in 0..QUEUE {
             match self.messages.try_recv() {
-                Ok(Message::Attempt(attempt)) => self.take(*attempt),
+                Ok(Message::Attempt(told)) => self.take(*told),
                 Ok(Message::Look) => {}
                 #[cfg(test)]
                 Ok(Message::Panic) => panic!("as a test asked"),
@@ -194,8 +199,8 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, attempt: Attempt) {
-        let taken = self.folds.take(attempt, &self.outputs.mask);
+    fn take(&mut self, told: Told) {
+        let taken = self.folds.take(told.attempt, told.repeats, &self.outputs.mask);
         if taken.is_coarse {
             self.shared.metrics.audit_coarse.increment();
         }

@@ -6,10 +6,11 @@ use std::{
     io::{IsTerminal as _, stdout},
     net::SocketAddr,
     path::Path,
+    thread,
 };
 
 use jiff::tz::TimeZone;
-use tokio_util::task::TaskTracker;
+use tokio::runtime::Handle;
 
 use crate::{
     audit::{Recorder, Sink, Store, line},
@@ -33,18 +34,22 @@ pub(super) fn print(
     }
 }
 
-/// Shows each attempt while somebody watches.
-pub(super) fn follow(recorder: &Recorder, tasks: &TaskTracker) {
+/// Shows each attempt while somebody watches. A terminal that is paused holds up this thread and nothing else, a stop
+/// least of all; what it misses meanwhile is counted.
+pub(super) fn follow(recorder: &Recorder) {
     if !stdout().is_terminal() {
         return;
     }
     let mut attempts = recorder.subscribe();
-    let zone = TimeZone::system();
-    tasks.spawn(async move {
-        while let Some(record) = attempts.next().await {
+    let (runtime, zone) = (Handle::current(), TimeZone::system());
+    let show = move || {
+        while let Some(record) = runtime.block_on(attempts.next()) {
             anstream::println!("{}", line(&record, &zone, true));
         }
-    });
+    };
+    if let Err(error) = thread::Builder::new().name("terminal".to_owned()).spawn(show) {
+        tracing::warn!(%error, "cannot show attempts here");
+    }
 }
 
 fn text(

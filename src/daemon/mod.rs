@@ -177,7 +177,7 @@ fn start(
     };
     let admin = serve_admin(admin, view, &state, &close, &tasks).context("cannot open the admin door")?;
     banner::print(&config, &addresses, &skipped, admin, state.folder());
-    banner::follow(&recorder, &tasks);
+    banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
     Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, close, commands }, reloader))
 }

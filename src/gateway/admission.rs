@@ -16,7 +16,6 @@ use std::{
 use arc_swap::ArcSwap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::sys::resource::{Resource, getrlimit};
-use prefix_trie::joint::JointPrefixSet;
 
 use super::{Asker, ClientScope, Options};
 use crate::{metrics::Metrics, sys::interfaces::Interfaces};
@@ -36,8 +35,6 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Access {
     rules: ArcSwap<Rules>,
-    /// Networks of our interfaces, as they were last read; empty unless `clients` names them.
-    on_link: ArcSwap<Networks>,
     waiting: Arc<Quota>,
     connections: Arc<Quota>,
     metrics: Arc<Metrics>,
@@ -54,14 +51,23 @@ pub struct Permit {
 /// Most quotas one asker counts against: its own, its neighbours', its forwarder's.
 const CLAIMS: usize = 3;
 
-type Networks = JointPrefixSet<IpNet>;
-
 #[derive(Debug)]
 struct Rules {
-    clients: Networks,
-    forwarders: Networks,
+    /// All who may ask: what is named, and the networks of our interfaces.
+    clients: Ranges,
+    forwarders: Ranges,
+    named: Vec<IpNet>,
+    /// Networks of our interfaces, as they were last read; empty unless `clients` names them.
+    links: Vec<IpNet>,
     on_link: bool,
     limits: Arc<Options>,
+}
+
+/// Addresses as ranges, first and last, in order and apart from each other: a search touches few cache lines.
+#[derive(Clone, Debug)]
+struct Ranges {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
 }
 
 /// How many places each has taken. Bounded by the total its callers name: an entry goes with its last place.
@@ -113,8 +119,7 @@ impl Access {
     /// Compiles `[limits]` and the networks of every client group, and reads the interfaces where `clients` names them.
     pub fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>, metrics: Arc<Metrics>) -> Self {
         let access = Self {
-            rules: ArcSwap::from_pointee(Rules::new(options, groups)),
-            on_link: ArcSwap::default(),
+            rules: ArcSwap::from_pointee(Rules::new(options, groups, Vec::new())),
             waiting: Arc::default(),
             connections: Arc::default(),
             metrics,
@@ -125,7 +130,8 @@ impl Access {
 
     /// Puts other rules in force; what is held stays held and counts.
     pub fn replace(&self, options: &Options, groups: impl IntoIterator<Item = IpNet>) {
-        self.rules.store(Arc::new(Rules::new(options, groups)));
+        // Those on our links go on being served while the interfaces are read again.
+        self.rules.store(Arc::new(Rules::new(options, groups, self.rules.load().links.clone())));
         self.read_links_or_warn();
     }
 
@@ -134,23 +140,29 @@ impl Access {
     /// # Errors
     /// When the kernel does not tell; the networks known before stay.
     pub fn refresh_links(&self) -> io::Result<()> {
-        let networks = if self.rules.load().on_link { Interfaces::read()?.networks } else { Vec::new() };
-        self.on_link.store(Arc::new(networks.into_iter().collect()));
+        if self.rules.load().on_link {
+            let links = Interfaces::read()?.networks;
+            self.rules.rcu(|rules| rules.with_links(&links));
+        }
         Ok(())
     }
 
     /// What one may do who comes from `address`. Naming a forwarder goes before everything else.
     pub fn admits(&self, address: IpAddr) -> Admission {
         let address = address.to_canonical();
-        let host = IpNet::from(address);
         let rules = self.rules.load();
-        if rules.forwarders.is_covered(&host) {
+        if rules.forwarders.hold(address) {
             Admission::Forwarder
-        } else if address.is_loopback() || rules.clients.is_covered(&host) || self.on_link.load().is_covered(&host) {
+        } else if address.is_loopback() || rules.clients.hold(address) {
             Admission::Allowed
         } else {
             Admission::Refused
         }
+    }
+
+    /// Is whoever comes from `address` a forwarder?
+    pub fn is_forwarder(&self, address: IpAddr) -> bool {
+        self.rules.load().forwarders.hold(address.to_canonical())
     }
 
     /// A place among the questions that wait for an upstream. `None` where all, the asker's own or its
@@ -207,18 +219,77 @@ impl Access {
 }
 
 impl Rules {
-    fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>) -> Self {
+    fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>, links: Vec<IpNet>) -> Self {
         let scopes = options.clients.iter().flat_map(|scope| match scope {
             ClientScope::Private => PRIVATE.to_vec(),
             ClientScope::OnLink => Vec::new(),
             ClientScope::Network(network) => vec![*network],
         });
-        let clients = scopes.chain(groups).map(canonical).collect();
-        let forwarders = options.forwarders.iter().copied().map(canonical).collect();
+        let named: Vec<_> = scopes.chain(groups).collect();
         let on_link = options.clients.contains(&ClientScope::OnLink);
+        let links = if on_link { links } else { Vec::new() };
         let connections = options.connections.min(connections_there_is_room_for());
-        Self { clients, forwarders, on_link, limits: Arc::new(Options { connections, ..options.clone() }) }
+        Self {
+            clients: Ranges::new(named.iter().chain(&links)),
+            forwarders: Ranges::new(&options.forwarders),
+            named,
+            links,
+            on_link,
+            limits: Arc::new(Options { connections, ..options.clone() }),
+        }
     }
+
+    /// The same with other networks on our links, where they count.
+    fn with_links(&self, links: &[IpNet]) -> Self {
+        let links = if self.on_link { links.to_vec() } else { Vec::new() };
+        Self {
+            clients: Ranges::new(self.named.iter().chain(&links)),
+            forwarders: self.forwarders.clone(),
+            named: self.named.clone(),
+            links,
+            on_link: self.on_link,
+            limits: Arc::clone(&self.limits),
+        }
+    }
+}
+
+impl Ranges {
+    fn new<'a>(networks: impl IntoIterator<Item = &'a IpNet>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            match canonical(*network) {
+                IpNet::V4(network) => v4.push((network.network().to_bits(), network.broadcast().to_bits())),
+                IpNet::V6(network) => v6.push((network.network().to_bits(), network.broadcast().to_bits())),
+            }
+        }
+        Self { v4: apart(v4), v6: apart(v6) }
+    }
+
+    /// Is this canonical address in one of them?
+    fn hold(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => is_in(&self.v4, address.to_bits()),
+            IpAddr::V6(address) => is_in(&self.v6, address.to_bits()),
+        }
+    }
+}
+
+/// Puts ranges in order and joins those that overlap.
+fn apart<T: Copy + Ord>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(T, T)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some(before) if first <= before.1 => before.1 = before.1.max(last),
+            Some(_) | None => joined.push((first, last)),
+        }
+    }
+    joined
+}
+
+fn is_in<T: Copy + Ord>(ranges: &[(T, T)], address: T) -> bool {
+    let behind = ranges.partition_point(|&(first, _)| first <= address);
+    behind.checked_sub(1).and_then(|index| ranges.get(index)).is_some_and(|&(_, last)| address <= last)
 }
 
 /// Half of the files this process may have open: the other half is for upstreams, the record and ourselves.

@@ -26,7 +26,11 @@ impl Clock {
     /// counts, so that what ended stays ended; behind it, no exception is in force.
     pub fn moment(&self, now: Timestamp) -> Moment {
         let millisecond = now.as_millisecond();
-        let latest = self.latest.fetch_max(millisecond, Ordering::Relaxed).max(millisecond);
+        let mut latest = self.latest.load(Ordering::Relaxed);
+        if latest < millisecond {
+            // Written once a millisecond at most, so that workers do not pass its cache line to and fro.
+            latest = self.latest.fetch_max(millisecond, Ordering::Relaxed).max(millisecond);
+        }
         let trusted = latest - millisecond <= TOLERANCE;
         let time = Timestamp::from_millisecond(latest).ok().filter(|_| trusted).unwrap_or(now);
         Moment { time, trusted }

@@ -2,7 +2,7 @@
 //! reply, record.
 //!
 //! Every door ends here, and here alone a verdict becomes a reply. [`Gateway::receive`] does all that needs no
-//! waiting, up to a cache hit; [`Gateway::finish`] does the rest. The policy is swapped whole; cached answers keep facts
+//! waiting, up to a cache hit; [`Gateway::finish`] and [`Gateway::finish_then`] do the rest. The policy is swapped whole; cached answers keep facts
 //! and are judged afresh for each client, so a reload flushes nothing and what one group may have never leaks to another.
 
 mod admission;
@@ -32,7 +32,7 @@ use crate::{
     cache::{self, Cache, Found, KeyRef},
     metrics::Metrics,
     name::NameBuffer,
-    policy::{Basis, GroupId, Policy, Reason, Verdict},
+    policy::{Basis, GroupId, Moment, Policy, Reason, Verdict},
     upstream::{self, Failure, Query, Upstream},
     wire::{
         CLASS_IN, Rcode,
@@ -202,6 +202,22 @@ impl Gateway {
         matches!(self.conclude(*waiting, said, &mut reply), Some(Step::Reply)).then_some(reply)
     }
 
+    /// The same without a task: `then` is given the reply, soon, and by a thread that others wait for.
+    /// It is dropped uncalled where that panics.
+    pub fn finish_then(self: &Arc<Self>, waiting: Box<Waiting>, then: impl FnOnce(Option<&[u8]>) + Send + 'static) {
+        let query = question_in(&waiting.packet, &mut NameBuffer::new()).map(|question| query_of(&question));
+        let Some(query) = query else { return then(None) };
+        let upstream = self.upstream.load_full();
+        // A server set that was swapped meanwhile ends with its last question.
+        let (gateway, held) = (Arc::clone(self), Arc::clone(&upstream));
+        upstream.ask_then(query, move |said| {
+            let mut reply = Vec::with_capacity(512);
+            let step = gateway.conclude(*waiting, said, &mut reply);
+            then(matches!(step, Some(Step::Reply)).then_some(&reply));
+            drop(held);
+        });
+    }
+
     /// What the upstream said, if anything, becomes a reply.
     fn conclude(
         &self,
@@ -212,7 +228,7 @@ impl Gateway {
         let Waiting { packet, asker, in_force: before, pass, stale, _permit } = waiting;
         let mut buffer = NameBuffer::new();
         let question = question_in(&packet, &mut buffer)?;
-        let in_force = self.in_force.load_full();
+        let in_force = self.in_force.load();
         let case = Case::new(&question, asker, &in_force);
         let mut pass = if Arc::ptr_eq(&in_force, &before) {
             pass
@@ -263,7 +279,7 @@ impl Gateway {
         if admission == Admission::Refused {
             return self.turn_away(question.header, Some(question), reply);
         }
-        let in_force = self.in_force.load_full();
+        let in_force = self.in_force.load();
         let case = Case::new(question, believe(asker, admission, question), &in_force);
         let mut pass = match self.judge(&case) {
             Ok(pass) => pass,
@@ -277,8 +293,8 @@ impl Gateway {
 
     /// What the policy says of the question: how its answer is to be treated, or why there will be none.
     fn judge(&self, case: &Case<'_>) -> Result<Pass, Reason> {
-        let moment = self.clock.moment(Timestamp::now());
-        let noted = |decision, rule| Pass { note: self.note(case, decision, rule, None), ..Pass::default() };
+        let moment = self.moment(&case.in_force.policy);
+        let noted = |decision, rule| Pass { note: Note::Mark { decision, rule, evidence: None }, ..Pass::default() };
         match case.in_force.policy.judge_question(case.group, case.asker.client.ip(), case.question.name, moment) {
             Verdict::Block(reason) => Err(reason),
             Verdict::Observe(reason) => Ok(noted(Decision::Observed, reason.rule)),
@@ -288,6 +304,15 @@ impl Gateway {
             }
             Verdict::Allow(Basis::Rule(_)) => Ok(Pass::default()),
             Verdict::Allow(Basis::NoMatch) => Ok(Pass { judged: true, ..Pass::default() }),
+        }
+    }
+
+    /// When it is judged. The clock is not looked at where nothing depends on it.
+    fn moment(&self, policy: &Policy) -> Moment {
+        if policy.has_exceptions() {
+            self.clock.moment(Timestamp::now())
+        } else {
+            Moment { time: Timestamp::UNIX_EPOCH, trusted: false }
         }
     }
 
@@ -319,12 +344,16 @@ impl Gateway {
             // Silence for a datagram: whoever has so many questions waiting is not helped by more packets, and a
             // forged sender even less (DNSBomb, CVE-2024-33655).
             return match case.asker.transport {
-                Transport::Udp => Step::Silence,
+                Transport::Udp => {
+                    pass.note.settle(self, case, None);
+                    Step::Silence
+                }
                 Transport::Tcp | Transport::Tls | Transport::Https => {
                     self.say_error(case, Rcode::SERVFAIL, None, &mut pass.note, reply)
                 }
             };
         };
+        pass.note = pass.note.keep(self, case);
         Step::Wait(Box::new(Waiting {
             packet: packet.into(),
             asker: case.asker,
@@ -342,14 +371,14 @@ impl Gateway {
             match policy.judge_answer(case.group, found.answer.aliases(), found.answer.addresses()) {
                 Verdict::Block(reason) => {
                     let (client, name) = (case.asker.client.ip(), case.question.name);
-                    let moment = self.clock.moment(Timestamp::now());
+                    let moment = self.moment(policy);
                     // What was matched lies in the answer; how to refuse depends on the question.
                     let reason = Reason { action: policy.action_at(case.group, client, name, moment), ..reason };
                     return self.refuse(case, reason, Some(&found.answer), reply);
                 }
                 Verdict::Observe(reason) => {
                     let evidence = evidence_of(&reason, Some(&found.answer));
-                    pass.note = self.note(case, Decision::Observed, reason.rule, evidence);
+                    pass.note = Note::Mark { decision: Decision::Observed, rule: reason.rule, evidence };
                 }
                 Verdict::Allow(_) => {}
             }
@@ -368,7 +397,7 @@ impl Gateway {
         } else {
             reply::answer(question, &found.answer, ageing, case.limit, reply);
         }
-        pass.note.settle(found.answer.rcode());
+        pass.note.settle(self, case, Some(found.answer.rcode()));
         Step::Reply
     }
 

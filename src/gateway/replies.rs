@@ -1,12 +1,12 @@
 //! What goes out where no answer does: refusals, errors, and what is put on record of a question.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
 use super::{Case, Gateway, Others, Step, note::Note};
 use crate::{
-    audit::{Attempt, Decision, Evidence, Way},
+    audit::{Attempt, Decision, Evidence, Likeness, Way},
     cache::{self, KeyRef},
     policy::{self, Action, Reason, RuleId},
     upstream::Failure,
@@ -56,11 +56,7 @@ impl Gateway {
             Action::Sinkhole => (Some(Form::Sinkhole(policy.sinkhole())), Some(Rcode::NOERROR)),
             Action::Drop => (None, None),
         };
-        let evidence = evidence_of(&reason, answer);
-        let mut attempt = self.attempt(case, Decision::Blocked, reason.rule, evidence);
-        attempt.action = Some(reason.action);
-        attempt.rcode = rcode.map(|rcode| rcode.0);
-        self.recorder.record(attempt);
+        self.tell(case, Decision::Blocked, reason.rule, Some(reason.action), rcode, || evidence_of(&reason, answer));
         let Some(form) = form else { return Step::Silence };
         let refusal = Refusal { form, ttl: policy.block_ttl(), text: policy.refusal_text(reason.rule) };
         reply::refusal(case.question, &refusal, case.limit, reply);
@@ -75,7 +71,7 @@ impl Gateway {
         };
         let error = ExtendedError { code: trouble.ede(), text: text.as_bytes() };
         reply::error(case.question, Rcode::SERVFAIL, Some(error), case.limit, reply);
-        note.settle(Rcode::SERVFAIL);
+        note.settle(self, case, Some(Rcode::SERVFAIL));
         Step::Reply
     }
 
@@ -97,7 +93,7 @@ impl Gateway {
         reply: &mut Vec<u8>,
     ) -> Step {
         reply::error(case.question, rcode, error, case.limit, reply);
-        note.settle(rcode);
+        note.settle(self, case, Some(rcode));
         Step::Reply
     }
 
@@ -122,19 +118,35 @@ impl Gateway {
         Step::Reply
     }
 
-    /// An attempt that is recorded once its reply is known.
-    pub(super) fn note(&self, case: &Case<'_>, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Note {
-        Note::new(self.attempt(case, decision, rule, evidence), self.recorder.clone())
-    }
-
-    pub(super) fn attempt(
+    /// Puts on record what was decided. What repeats costs a look and an addition.
+    pub(super) fn tell(
         &self,
         case: &Case<'_>,
         decision: Decision,
         rule: RuleId,
-        evidence: Option<Evidence>,
-    ) -> Attempt {
-        let Case { question, asker, group, in_force, .. } = case;
+        action: Option<Action>,
+        rcode: Option<Rcode>,
+        evidence: impl FnOnce() -> Option<Evidence>,
+    ) {
+        let time = Timestamp::now();
+        let likeness = Likeness {
+            client: case.asker.client.ip(),
+            name: case.question.name,
+            rule: &case.in_force.policy.rule(rule).label,
+            decision,
+            way: Way::Dns,
+        };
+        if !self.recorder.repeats(&likeness, time) {
+            let rcode = rcode.map(|rcode| rcode.0);
+            self.recorder.record(Attempt { time, action, rcode, ..case.attempt(decision, rule, evidence()) });
+        }
+    }
+}
+
+impl Case<'_> {
+    /// What is recorded of it now, but for action and response code.
+    pub(super) fn attempt(&self, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Attempt {
+        let Case { question, asker, group, in_force, .. } = self;
         Attempt {
             time: Timestamp::now(),
             decision,
@@ -146,7 +158,7 @@ impl Gateway {
             name: question.name.to_owned(),
             qtype: question.qtype,
             qclass: question.qclass,
-            rule: in_force.policy.rule(rule).label.to_string(),
+            rule: Arc::clone(&in_force.policy.rule(rule).label),
             evidence,
             action: None,
             rcode: None,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::{
     audit::Transport,
-    gateway::{Access, Admission, Asker},
+    gateway::{Access, Asker},
     wire::proxy::{self, Front},
 };
 
@@ -24,10 +24,7 @@ pub(super) enum Introduction {
 pub(super) fn introduce(access: &Access, peer: SocketAddr, transport: Transport, bytes: &[u8]) -> Introduction {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let itself = Asker { client: peer, via: None, transport };
-    match access.admits(peer.ip()) {
-        Admission::Forwarder => named(itself, bytes),
-        Admission::Allowed | Admission::Refused => Introduction::Complete(itself, 0),
-    }
+    if access.is_forwarder(peer.ip()) { named(itself, bytes) } else { Introduction::Complete(itself, 0) }
 }
 
 fn named(forwarder: Asker, bytes: &[u8]) -> Introduction {

@@ -75,7 +75,7 @@ impl Doors {
             datagrams.push(entry.udp);
         }
         tasks.spawn_on(read_links(Arc::clone(&house.access), stop.clone()), runtime);
-        let workers = udp::serve(datagrams, house, runtime, &tasks)?;
+        let workers = udp::serve(datagrams, house, &tasks)?;
         Ok(Serving { stop, tasks, workers })
     }
 }

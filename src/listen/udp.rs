@@ -1,7 +1,7 @@
 //! The UDP door: threads that answer what needs no waiting on the spot, a batch at a time.
 //!
 //! Every worker has a socket of its own for every address; the kernel spreads the clients over them. What has
-//! to wait for an upstream becomes a task of the runtime and is answered from there.
+//! to wait for an upstream is answered by the thread that hears what it says.
 
 use std::{
     io::{self, PipeReader, PipeWriter},
@@ -13,9 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -48,7 +46,6 @@ struct Worker {
     sockets: Vec<Arc<UdpSocket>>,
     stop: PipeReader,
     house: House,
-    runtime: Handle,
     tasks: TaskTracker,
 }
 
@@ -56,7 +53,6 @@ struct Worker {
 pub(super) fn serve(
     addresses: Vec<Vec<UdpSocket>>,
     house: House,
-    runtime: &Handle,
     tasks: &TaskTracker,
 ) -> io::Result<Workers> {
     let (stopped, stop) = io::pipe()?;
@@ -73,7 +69,6 @@ pub(super) fn serve(
             sockets,
             stop: stopped.try_clone()?,
             house: house.clone(),
-            runtime: runtime.clone(),
             tasks: tasks.clone(),
         };
         workers.threads.push(thread::Builder::new().name(format!("udp-{number}")).spawn(move || worker.work())?);
@@ -161,18 +156,15 @@ impl Worker {
         }
     }
 
-    /// Such tasks are as many as questions may wait: each holds its place in that quota until it ends.
+    /// Answered by whoever hears the reply. Such questions are as many as may wait: each holds its place in that
+    /// quota until it ends. The token lets a stop wait for them.
     fn answer_later(&self, socket: &Arc<UdpSocket>, waiting: Box<Waiting>, to: SocketAddr, local: Option<Local>) {
-        let (socket, house) = (Arc::clone(socket), self.house.clone());
-        let answering = async move {
-            match AssertUnwindSafe(house.gateway.finish(waiting)).catch_unwind().await {
-                Ok(Some(reply)) if send_from(&socket, &reply, to, local).is_err() => {
-                    house.metrics.send_errors.increment()
-                }
-                Ok(_) => {}
-                Err(_) => house.metrics.panics.increment(),
+        let (socket, metrics, token) = (Arc::clone(socket), Arc::clone(&self.house.metrics), self.tasks.token());
+        self.house.gateway.finish_then(waiting, move |reply| {
+            if reply.is_some_and(|reply| send_from(&socket, reply, to, local).is_err()) {
+                metrics.send_errors.increment();
             }
-        };
-        self.tasks.spawn_on(answering, &self.runtime);
+            drop(token);
+        });
     }
 }

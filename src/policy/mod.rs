@@ -120,6 +120,11 @@ impl Policy {
         &self.rule(rule).refusal
     }
 
+    /// Does any decision depend on the time?
+    pub fn has_exceptions(&self) -> bool {
+        !self.dated.is_empty()
+    }
+
     /// TTL and SOA minimum of refusals, in seconds.
     pub fn block_ttl(&self) -> u32 {
         self.replies.block_ttl

@@ -1,6 +1,6 @@
 //! A rule as it is shown: its name, its reason, where it was read, and what a refused client is told.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -13,7 +13,7 @@ pub const MAX_REFUSAL: usize = 199;
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// `pack/rule`, `policy.block`, `clients.NAME.block`, `organization.ingress`, `exceptions`.
-    pub label: Box<str>,
+    pub label: Arc<str>,
     /// Why it exists.
     pub reason: Box<str>,
     /// Where it was read; a pattern's own place is told by `explain`.

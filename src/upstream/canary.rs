@@ -107,7 +107,7 @@ async fn send(server: &Weak<Server>, name: &DomainName) -> bool {
         return false;
     }
     let query = Query { name: name.clone(), qtype: A, dnssec_ok: false, checking_disabled: false };
-    let reply = timeout(FLIGHT, server.ask(&Arc::new(query), &Budget::new(4))).await;
+    let reply = timeout(FLIGHT, server.ask(&Arc::new(query), &Budget::new(4), None)).await;
     matches!(reply, Ok(Ok(_)))
 }
 

@@ -1,13 +1,14 @@
-//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, and the tasks a stop ends.
+//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, and the threads and tasks a
+//! stop ends.
 
-use std::{fs, sync::Arc};
+use std::{fs, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit};
 use rustls::RootCertStore;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Authorities;
+use super::{Authorities, lanes::Lanes};
 use crate::metrics::Metrics;
 
 /// Shared by all servers.
@@ -21,8 +22,10 @@ pub(super) struct Context {
     pub(super) tcp_sockets: Arc<Semaphore>,
     /// Who vouches for encrypted servers.
     pub(super) trusted: Arc<RootCertStore>,
+    pub(super) lanes: Lanes,
     pub(super) tasks: TaskTracker,
     pub(super) stopped: CancellationToken,
+    runtime: Handle,
 }
 
 /// Most sockets towards servers, where the system allows more.
@@ -32,25 +35,28 @@ const MAX_SOCKETS: usize = 8192;
 const MIN_SOCKETS: usize = 16;
 
 impl Context {
-    pub(super) fn new(authorities: &Authorities, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(authorities: &Authorities, metrics: Arc<Metrics>) -> io::Result<Self> {
         let sockets = socket_bound(descriptors_left());
         let for_tcp = sockets / 4;
-        Self {
+        Ok(Self {
+            lanes: Lanes::start(&metrics)?,
             metrics,
             udp_sockets: Arc::new(Semaphore::new(sockets - for_tcp)),
             tcp_sockets: Arc::new(Semaphore::new(for_tcp)),
             trusted: authorities.with_public(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
-        }
+            runtime: Handle::current(),
+        })
     }
 
-    /// Runs a task until it is done or everything is stopped.
+    /// Runs a task until it is done or everything is stopped. May be called from any thread.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stopped = self.stopped.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             let _ = stopped.run_until_cancelled_owned(task).await;
-        });
+        };
+        self.tasks.spawn_on(task, &self.runtime);
     }
 }
 

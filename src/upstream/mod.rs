@@ -7,7 +7,9 @@
 //! | `race` | one question, several servers |
 //! | `server` | one server: transport, EDNS, bounds, probes |
 //! | `health`, `vitals` | what is thought of it |
-//! | `udp` | datagrams |
+//! | `flight` | questions in flight, and who waits for them |
+//! | `direct` | the common case: one server, one datagram, no task |
+//! | `udp`, `lanes` | datagrams, and the threads that hear them |
 //! | `connections` | the connections to one server, whatever they carry |
 //! | `tcp`, `https`, `tls` | what they carry: framed over TCP or TLS, HTTP/2; and whom we trust |
 //! | `canary`, `own` | loops |
@@ -20,8 +22,11 @@
 mod canary;
 mod connections;
 mod context;
+mod direct;
+mod flight;
 mod health;
 mod https;
+mod lanes;
 mod options;
 mod own;
 mod race;
@@ -36,21 +41,20 @@ mod udp;
 mod vitals;
 
 use std::{
-    collections::HashMap,
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::Shared};
 use thiserror::Error;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 pub use options::{InvalidServer, Options, Server, Zone};
 pub use tls::{Authorities, InvalidAuthorities};
 
-use self::{canary::Canaries, context::Context, race::race, roster::Roster};
+use self::{canary::Canaries, context::Context, flight::Board, roster::Roster};
 pub use crate::wire::query::Query;
 use crate::{
     metrics::Metrics,
@@ -65,8 +69,7 @@ const PLACES: usize = 10_000;
 pub struct Upstream {
     roster: Arc<Roster>,
     canaries: Arc<Canaries>,
-    in_flight: Board,
-    places: Arc<Semaphore>,
+    in_flight: Arc<Board>,
     context: Arc<Context>,
 }
 
@@ -114,6 +117,9 @@ pub enum StartError {
         /// Our listen address that it is.
         listen: SocketAddr,
     },
+    /// The system gives us no thread, or no descriptor.
+    #[error("cannot start the threads that hear upstream servers")]
+    Threads(#[source] io::Error),
 }
 
 /// What asking has to know about the place it runs in.
@@ -158,23 +164,35 @@ impl Upstream {
     /// a server or resolv.conf is not there yet. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError::OwnAddress`].
+    /// [`StartError`].
     pub fn start(options: &Options, surroundings: Surroundings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let context = Arc::new(Context::new(&options.authorities, metrics));
+        let context = Context::new(&options.authorities, Arc::clone(&metrics)).map_err(StartError::Threads)?;
+        let context = Arc::new(context);
         let canaries = Arc::new(Canaries::default());
         let roster = Roster::start(options, surroundings, Arc::clone(&context), Arc::clone(&canaries))?;
-        Ok(Self { roster, canaries, in_flight: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), context })
+        Ok(Self { roster, canaries, in_flight: Arc::new(Board::new(PLACES, metrics)), context })
     }
 
-    /// Asks the servers responsible for the name. Takes at most 2.5 s, so that a client hears of a failure within 3 s.
-    /// Equal questions share one query; dropping the future harms nobody else's.
+    /// Asks the servers responsible for the name, as [`ask_then`](Self::ask_then) does, and waits.
+    /// Dropping the future harms nobody who asks the same.
     ///
     /// # Errors
     /// [`Failure`]; its [`ede`](Failure::ede) and text belong into the SERVFAIL.
     pub async fn ask(&self, query: &Query) -> Result<Arc<Reply>, Failure> {
-        let flight = self.board(query)?;
-        // The task is gone without a word only when everything is stopped.
-        flight.await.unwrap_or(Err(Failure::Stopped))
+        let (waiter, said) = oneshot::channel();
+        self.ask_then(query.clone(), move |outcome| drop(waiter.send(outcome)));
+        // Gone without a word only where everything is stopped.
+        said.await.unwrap_or(Err(Failure::Stopped))
+    }
+
+    /// Asks the servers responsible for the name, and tells `then` within 2.5 s, so that a client hears of a failure
+    /// within 3 s. Equal questions share one query. `then` is called by a thread that others wait for, or at once by
+    /// the caller's: it must not block.
+    pub fn ask_then(&self, query: Query, then: impl FnOnce(Result<Arc<Reply>, Failure>) + Send + 'static) {
+        if let Some(flight) = self.in_flight.enter(query, Box::new(then)) {
+            let servers = self.roster.servers_for(flight.query().name.as_name());
+            direct::begin(&self.context, servers, flight);
+        }
     }
 
     /// Each server of each role.
@@ -193,72 +211,26 @@ impl Upstream {
         self.canaries.seen(name);
     }
 
-    /// Ends every task; questions in flight fail with [`Failure::Stopped`].
+    /// Ends every task and thread; questions in flight fail with [`Failure::Stopped`].
     pub async fn stop(&self) {
         self.context.stopped.cancel();
+        self.context.lanes.stop();
+        let context = Arc::clone(&self.context);
+        let _ = spawn_blocking(move || context.lanes.join()).await;
         self.context.tasks.close();
         self.context.tasks.wait().await;
-    }
-
-    /// Joins the equal question in flight, or starts a task that asks: it outlives whoever started it.
-    fn board(&self, query: &Query) -> Result<Flight, Failure> {
-        let metrics = &self.context.metrics;
-        let (landed, flight) = oneshot::channel();
-        let flight = flight.shared();
-        let (query, place) = {
-            let mut in_flight = locked(&self.in_flight);
-            if let Some(flight) = in_flight.get(query) {
-                metrics.upstream_merged.increment();
-                return Ok(flight.clone());
-            }
-            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                metrics.upstream_over_questions.increment();
-                return Err(Failure::Overloaded);
-            };
-            let query = Arc::new(query.clone());
-            in_flight.insert(Arc::clone(&query), flight.clone());
-            (query, place)
-        };
-        let servers = self.roster.servers_for(query.name.as_name());
-        let departure = Departure { query, in_flight: Arc::clone(&self.in_flight) };
-        let metrics = Arc::clone(metrics);
-        // Without the lock: a runtime that is shutting down drops the task, and with it the departure, at once.
-        self.context.spawn(async move {
-            let outcome = race(&servers, &departure.query).await.map(Arc::new);
-            if let Err(failure) = &outcome {
-                failure.count(&metrics);
-            }
-            // Off the board first: who comes now asks anew, or finds the reply in the cache.
-            drop(departure);
-            let _ = landed.send(outcome);
-            drop(place);
-        });
-        Ok(flight)
     }
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.context.stopped.cancel();
+        self.context.lanes.stop();
     }
 }
 
-/// Everybody who asks an equal question waits for the same one of these.
-type Flight = Shared<oneshot::Receiver<Result<Arc<Reply>, Failure>>>;
-
-type Board = Arc<Mutex<HashMap<Arc<Query>, Flight>>>;
-
-/// Takes a question off the board, also when its task is stopped or panics.
-struct Departure {
-    query: Arc<Query>,
-    in_flight: Board,
-}
-
-impl Drop for Departure {
-    fn drop(&mut self) {
-        locked(&self.in_flight).remove(&self.query);
-    }
-}
+/// What one server said to one question.
+type Outcome = Result<Vec<u8>, Miss>;
 
 /// Why one server gave no reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

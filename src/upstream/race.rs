@@ -7,10 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
 
 use super::{
-    Failure, Miss, Query, Reply, State,
+    Failure, Miss, Outcome, Query, Reply, State,
     server::{Budget, Server},
 };
 use crate::wire::query;
@@ -28,18 +31,40 @@ const ROUNDS: u32 = 2;
 /// The same where there is but one server.
 const ROUNDS_ALONE: u32 = 3;
 
+/// A question that went to a server before the race began: its first try.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) server: Arc<Server>,
+    pub(super) asked: Instant,
+    pub(super) reply: oneshot::Receiver<Outcome>,
+}
+
 /// Puts the question to `servers`.
-pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<Reply, Failure> {
+pub(super) async fn race(
+    servers: &[Arc<Server>],
+    query: &Arc<Query>,
+    begun: Option<Begun>,
+) -> Result<Reply, Failure> {
     let order = order(servers)?;
     let rounds = if order.len() == 1 { ROUNDS_ALONE } else { ROUNDS };
-    let mut plan = plan(&order, rounds).into_iter();
+    let mut plan = plan(&order, rounds);
     let budget = Budget::new(PACKETS);
-    let end = Instant::now() + LONGEST;
+    let end = begun.as_ref().map_or_else(Instant::now, |begun| begun.asked) + LONGEST;
     let mut out = FuturesUnordered::new();
     let mut heard = Heard::default();
     // Whose patience ends when; the start of the next try.
     let mut latest: Option<Arc<Server>> = None;
     let mut next = Instant::now();
+    if let Some(Begun { server, asked, reply }) = begun {
+        if let Some(first) = plan.iter().position(|(_, planned)| Arc::ptr_eq(planned, &server)) {
+            plan.remove(first);
+        }
+        next = asked + server.vitals.with(|health| health.patience());
+        latest = Some(Arc::clone(&server));
+        budget.spend_first();
+        out.push(put(server, query, &budget, Some(reply)));
+    }
+    let mut plan = plan.into_iter();
     loop {
         tokio::select! {
             biased;
@@ -50,7 +75,7 @@ pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<
                     next = Instant::now();
                 }
                 match outcome {
-                    Ok(reply) if is_final(&reply) => return Ok(reply),
+                    Ok(reply) if is_final(&reply.packet) => return Ok(reply),
                     outcome => heard.note(server, outcome),
                 }
             }
@@ -66,11 +91,7 @@ pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<
                     Some((round, server)) => {
                         latest = Some(Arc::clone(&server));
                         next = Instant::now() + server.vitals.with(|health| health.patience()) * (1 << round);
-                        let budget = &budget;
-                        out.push(async move {
-                            let outcome = server.ask(query, budget).await;
-                            (server, outcome)
-                        });
+                        out.push(put(server, query, &budget, None));
                     }
                     // A second opinion on trouble is worth patience, not all the time there is.
                     None if out.is_empty() || heard.trouble.is_some() => return heard.verdict(),
@@ -79,6 +100,16 @@ pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>) -> Result<
             }
         }
     }
+}
+
+async fn put(
+    server: Arc<Server>,
+    query: &Arc<Query>,
+    budget: &Budget,
+    first: Option<oneshot::Receiver<Outcome>>,
+) -> (Arc<Server>, Result<Reply, Miss>) {
+    let outcome = server.ask(query, budget, first).await;
+    (server, outcome)
 }
 
 /// The best first. Those that are down come last and looping ones not at all.
@@ -104,8 +135,8 @@ fn plan(order: &[Arc<Server>], rounds: u32) -> Vec<(u32, Arc<Server>)> {
 }
 
 /// Does the reply settle the question? Trouble of the server's own does not.
-fn is_final(reply: &Reply) -> bool {
-    !matches!(query::rcode(&reply.packet), query::SERVFAIL | query::REFUSED | query::FORMERR | query::NOTIMP)
+pub(super) fn is_final(packet: &[u8]) -> bool {
+    !matches!(query::rcode(packet), query::SERVFAIL | query::REFUSED | query::FORMERR | query::NOTIMP)
 }
 
 /// What the servers said or did instead of answering.

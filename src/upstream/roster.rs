@@ -83,6 +83,9 @@ impl Roster {
 
     /// The servers for a name: those of its most specific zone, else the default ones; never both.
     pub(super) fn servers_for(&self, name: NameRef<'_>) -> Arc<Vec<Arc<Server>>> {
+        if self.zones.is_empty() {
+            return self.default.servers.load_full();
+        }
         let zone = name.suffixes().find_map(|suffix| self.zones.get(suffix.as_wire()));
         let role = zone.or_else(|| self.zones.get(DomainName::root().as_wire())).unwrap_or(&self.default);
         role.servers.load_full()

@@ -11,16 +11,16 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot},
     time::{Instant, sleep, timeout},
 };
 
 use super::{
-    Miss, Query, Reply, Server as Kind, State,
+    Miss, Outcome, Query, Reply, Server as Kind, State,
     connections::{Connections, Transport},
     context::Context,
     locked, tls,
-    udp::Pool,
+    udp::{Pool, Waiter},
     vitals::Vitals,
 };
 use crate::{name::DomainName, wire::query};
@@ -36,7 +36,7 @@ pub(super) struct Server {
     connections: Connections,
     /// Until when it is asked without EDNS.
     plain_until: Mutex<Option<Instant>>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     hopes: Semaphore,
     /// A task probes it.
     probed: AtomicBool,
@@ -70,6 +70,11 @@ impl Budget {
         Self(AtomicU8::new(packets))
     }
 
+    /// The first packet is out already.
+    pub(super) fn spend_first(&self) {
+        let _ = self.spend();
+    }
+
     fn spend(&self) -> Result<(), Miss> {
         let spent = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         spent.map(drop).map_err(|_| Miss::Spent)
@@ -91,21 +96,46 @@ impl Server {
             connections: Connections::new(address, transport, Arc::clone(&vitals)),
             vitals,
             plain_until: Mutex::new(None),
-            places: Semaphore::new(PLACES),
+            places: Arc::new(Semaphore::new(PLACES)),
             hopes: Semaphore::new(HOPES),
             probed: AtomicBool::new(false),
             context,
         })
     }
 
-    /// Asks, without an end of its own; nothing is sent once the budget is spent.
-    pub(super) async fn ask(self: &Arc<Self>, query: &Arc<Query>, budget: &Budget) -> Result<Reply, Miss> {
+    /// Asks, without an end of its own; nothing is sent once the budget is spent. `first` is where the reply to a
+    /// question that was [`put`](Self::put) already will be.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        query: &Arc<Query>,
+        budget: &Budget,
+        first: Option<oneshot::Receiver<Outcome>>,
+    ) -> Result<Reply, Miss> {
         let _place = self.enter()?;
-        let outcome = self.ask_as_it_likes(query, budget).await;
+        let outcome = self.ask_as_it_likes(query, budget, first).await;
         if matches!(outcome, Err(Miss::Network | Miss::Mismatch | Miss::Bare)) && self.vitals.refused() {
             self.probe();
         }
-        outcome.map(|packet| Reply { packet: packet.into(), server: self.address })
+        outcome.map(|packet| self.reply(packet))
+    }
+
+    /// Room for a question over UDP with EDNS; `None` where it has to be asked in another way.
+    pub(super) fn place_direct(&self) -> Option<OwnedSemaphorePermit> {
+        if self.udp.is_none() || self.is_plain() {
+            return None;
+        }
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Asks over UDP with EDNS, once; the waiter is told what comes of it, or comes back where it could not be sent.
+    pub(super) fn put(&self, query: &Arc<Query>, waiter: Waiter) -> Result<(), Waiter> {
+        let Some(udp) = &self.udp else { return Err(waiter) };
+        udp.put(&self.context, query, true, waiter).map_err(|(_, waiter)| waiter)
+    }
+
+    /// What it said.
+    pub(super) fn reply(&self, packet: Vec<u8>) -> Reply {
+        Reply { packet: packet.into(), server: self.address }
     }
 
     /// It has not answered in time.
@@ -126,11 +156,18 @@ impl Server {
     }
 
     /// With EDNS, and where the server does not know that, without.
-    async fn ask_as_it_likes(&self, query: &Arc<Query>, budget: &Budget) -> Result<Vec<u8>, Miss> {
-        if locked(&self.plain_until).is_some_and(|until| Instant::now() < until) {
-            return self.exchange(query, false, budget).await;
-        }
-        match self.exchange(query, true, budget).await {
+    async fn ask_as_it_likes(
+        &self,
+        query: &Arc<Query>,
+        budget: &Budget,
+        first: Option<oneshot::Receiver<Outcome>>,
+    ) -> Outcome {
+        let outcome = match first {
+            Some(reply) => self.complete(query, true, budget, reply.await.unwrap_or(Err(Miss::Network))).await,
+            None if self.is_plain() => return self.exchange(query, false, budget).await,
+            None => self.exchange(query, true, budget).await,
+        };
+        match outcome {
             Ok(packet) if refuses_edns(&packet) => {}
             Err(Miss::Bare) => {}
             outcome => return outcome,
@@ -143,11 +180,20 @@ impl Server {
         Ok(packet)
     }
 
-    /// Over UDP, and where that was cut or tampered with, over TCP.
-    async fn exchange(&self, query: &Arc<Query>, edns: bool, budget: &Budget) -> Result<Vec<u8>, Miss> {
+    fn is_plain(&self) -> bool {
+        locked(&self.plain_until).is_some_and(|until| Instant::now() < until)
+    }
+
+    async fn exchange(&self, query: &Arc<Query>, edns: bool, budget: &Budget) -> Outcome {
         budget.spend()?;
         let Some(udp) = &self.udp else { return self.exchange_whole(query, edns).await };
-        match udp.exchange(&self.context, query, edns).await {
+        let outcome = udp.exchange(&self.context, query, edns).await;
+        self.complete(query, edns, budget, outcome).await
+    }
+
+    /// What came over UDP, and where that was cut or tampered with, what comes over TCP.
+    async fn complete(&self, query: &Arc<Query>, edns: bool, budget: &Budget, outcome: Outcome) -> Outcome {
+        match outcome {
             Ok(packet) if query::is_truncated(&packet) => self.context.metrics.upstream_tcp_truncated.increment(),
             Err(Miss::Mismatch) => self.context.metrics.upstream_tcp_near_miss.increment(),
             outcome => return outcome,
@@ -157,7 +203,7 @@ impl Server {
     }
 
     /// Over a connection, where nothing has a reason to be cut.
-    async fn exchange_whole(&self, query: &Arc<Query>, edns: bool) -> Result<Vec<u8>, Miss> {
+    async fn exchange_whole(&self, query: &Arc<Query>, edns: bool) -> Outcome {
         let packet = self.connections.exchange(&self.context, query, edns).await?;
         if query::is_truncated(&packet) { Err(Miss::Mismatch) } else { Ok(packet) }
     }

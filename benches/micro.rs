@@ -1,0 +1,216 @@
+//! What single steps of a question cost: reading it, judging it, finding and writing its answer, recording it.
+//! For comparing two versions of a step on one machine; what a question costs in all is `peers`' business.
+
+#![allow(clippy::expect_used, reason = "a bench that cannot begin ends with a message")]
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use divan::{Bencher, black_box};
+use jiff::Timestamp;
+use std::time::Instant;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tunnelwarden::{
+    audit::{Attempt, Decision, Recorder, Transport, Way},
+    cache::{Cache, KeyRef},
+    config::{self, Config},
+    gateway::{Access, Asker, Clock, Gateway, InForce, Step},
+    metrics::Metrics,
+    name::{DomainName, NameBuffer},
+    policy::{Moment, Policy},
+    upstream::{Surroundings, Upstream},
+    wire::{
+        CLASS_IN,
+        answer::{Answer, Asked},
+        question::{Peeked, peek},
+        reply::{self, Ageing},
+    },
+};
+
+const BLOCKED: &str = "connect.eu.ngrok-agent.com";
+const ALLOWED: &str = "www.site.example";
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A.
+const A: u16 = 1;
+
+/// Attempts recorded without a pause: fewer than the record's queue holds.
+const BURST: u32 = 1_000;
+const BURSTS: u32 = 50;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench(sample_size = 100)]
+fn peek_a_question(bencher: Bencher<'_, '_>) {
+    let packet = question(ALLOWED);
+    bencher.bench_local(|| {
+        let mut buffer = NameBuffer::default();
+        matches!(peek(black_box(&packet), &mut buffer), Peeked::Question(_))
+    });
+}
+
+#[divan::bench(args = [BLOCKED, ALLOWED], sample_size = 100)]
+fn judge_a_question(bencher: Bencher<'_, '_>, name: &str) {
+    let policy = shipped_policy();
+    let (name, moment) = (name_of(name), Moment { time: Timestamp::now(), trusted: true });
+    let group = policy.group(CLIENT);
+    bencher.bench_local(|| policy.judge_question(group, CLIENT, black_box(name.as_name()), moment));
+}
+
+#[divan::bench(sample_size = 100)]
+fn judge_an_answer(bencher: Bencher<'_, '_>) {
+    let (policy, answer) = (shipped_policy(), answer());
+    let group = policy.group(CLIENT);
+    bencher.bench_local(|| policy.judge_answer(group, black_box(answer.aliases()), answer.addresses()));
+}
+
+#[divan::bench(sample_size = 100)]
+fn read_an_answer(bencher: Bencher<'_, '_>) {
+    let (name, packet) = (name_of(ALLOWED), answer_packet());
+    bencher.bench_local(|| Answer::read(black_box(&packet), &asked(&name)));
+}
+
+#[divan::bench(sample_size = 100)]
+fn find_an_answer_and_write_it(bencher: Bencher<'_, '_>) {
+    let (name, cache) = (name_of(ALLOWED), filled_cache());
+    let packet = question(ALLOWED);
+    let mut buffer = NameBuffer::default();
+    let Peeked::Question(question) = peek(&packet, &mut buffer) else { return };
+    let mut out = Vec::with_capacity(512);
+    bencher.bench_local(|| {
+        out.clear();
+        let found = cache.find(black_box(&key(&name)), Instant::now()).expect("it was put in");
+        let ageing = Ageing { seconds: found.age, at_most: u32::MAX, stale: false };
+        reply::answer(&question, &found.answer, ageing, 512, &mut out);
+        out.len()
+    });
+}
+
+#[divan::bench(sample_size = BURST, sample_count = BURSTS)]
+fn record_an_attempt(bencher: Bencher<'_, '_>) {
+    let place = Place::new();
+    let attempt = attempt();
+    bencher.with_inputs(|| attempt.clone()).bench_local_values(|attempt| place.recorder.record(attempt));
+}
+
+/// From the bytes of a question to the bytes of the reply, all but the socket.
+#[divan::bench(args = [BLOCKED, ALLOWED], sample_size = BURST, sample_count = BURSTS)]
+fn answer_a_question(bencher: Bencher<'_, '_>, name: &str) {
+    let place = Place::new();
+    let packet = question(name);
+    let asker = Asker { client: SocketAddr::new(CLIENT, 40_000), via: None, transport: Transport::Udp };
+    let mut out = Vec::with_capacity(512);
+    bencher.bench_local(|| {
+        out.clear();
+        matches!(place.gateway.receive(black_box(&packet), asker, &mut out), Step::Reply)
+    });
+}
+
+/// A gateway with a record in a folder of its own, and one answer in its cache.
+struct Place {
+    gateway: Gateway,
+    recorder: Recorder,
+    // Last, so that they outlive what uses them.
+    _runtime: Runtime,
+    _dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder can be made");
+        let config = shipped_config(&dir);
+        let runtime = Runtime::new().expect("a runtime can be made");
+        let _inside = runtime.enter();
+        let metrics = Arc::new(Metrics::default());
+        let recorder = Recorder::start(&config.audit, dir.path(), Arc::clone(&metrics)).expect("the folder is ours");
+        let surroundings = Surroundings::new(Vec::new());
+        let upstream = Upstream::start(&config.upstream, surroundings, Arc::clone(&metrics)).expect("it is not us");
+        let access = Access::new(&config.limits, [], Arc::clone(&metrics));
+        let (udp_size, others) = (config.limits.udp_size, config.limits.others);
+        let gateway = Gateway::new(
+            InForce { policy: config.policy, udp_size, others },
+            Arc::new(upstream),
+            Arc::new(access),
+            filled_cache(),
+            recorder.clone(),
+            Arc::new(Clock::new(None)),
+            metrics,
+        );
+        Self { gateway, recorder, _runtime: runtime, _dir: dir }
+    }
+}
+
+fn shipped_policy() -> Arc<Policy> {
+    shipped_config(&tempfile::tempdir().expect("a folder can be made")).policy
+}
+
+/// The default packs, and an upstream that is nobody: nothing here is asked of it but a canary.
+fn shipped_config(dir: &TempDir) -> Config {
+    let path = dir.path().join("tunnelwarden.toml");
+    fs::write(&path, "[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n").expect("the folder is ours");
+    config::load(Some(&path), Timestamp::now()).outcome.expect("the defaults are valid")
+}
+
+fn filled_cache() -> Cache {
+    let cache = Cache::new(&tunnelwarden::cache::Options::default(), Arc::new(Metrics::default()));
+    cache.insert(&key(&name_of(ALLOWED)), Arc::new(answer()), Instant::now());
+    cache
+}
+
+fn answer() -> Answer {
+    Answer::read(&answer_packet(), &asked(&name_of(ALLOWED))).expect("it is well-formed")
+}
+
+fn attempt() -> Attempt {
+    Attempt {
+        time: Timestamp::now(),
+        decision: Decision::Blocked,
+        way: Way::Dns,
+        client: SocketAddr::new(CLIENT, 40_000),
+        via: None,
+        group: None,
+        transport: Transport::Udp,
+        name: name_of(BLOCKED),
+        qtype: A,
+        qclass: CLASS_IN,
+        rule: "ngrok/connect".to_owned(),
+        evidence: None,
+        action: None,
+        rcode: None,
+    }
+}
+
+fn name_of(text: &str) -> DomainName {
+    text.parse().expect("it is a name")
+}
+
+fn key(name: &DomainName) -> KeyRef<'_> {
+    KeyRef { name: name.as_name(), qtype: A, dnssec_ok: false, checking_disabled: false }
+}
+
+fn asked(name: &DomainName) -> Asked<'_> {
+    Asked { name: name.as_name(), qtype: A, qclass: CLASS_IN, dnssec_ok: false }
+}
+
+/// Recursion desired, no EDNS.
+fn question(name: &str) -> Vec<u8> {
+    let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    [&header[..], name_of(name).as_wire(), &[0, 1, 0, 1]].concat()
+}
+
+/// An alias within the zone and its address, for a day.
+fn answer_packet() -> Vec<u8> {
+    let mut packet = question(ALLOWED);
+    packet.splice(2..8, [0x81, 0x80, 0, 1, 0, 2]);
+    // www -> edge.site.example: the owner is the question's name, "site.example" is 4 bytes further on.
+    packet.extend([0xc0, 12, 0, 5, 0, 1, 0, 1, 0x51, 0x80, 0, 7, 4, b'e', b'd', b'g', b'e', 0xc0, 16]);
+    let target = packet.len() - 7;
+    packet.extend([0xc0, target as u8, 0, 1, 0, 1, 0, 1, 0x51, 0x80, 0, 4, 198, 51, 100, 1]);
+    packet
+}
