@@ -228,12 +228,16 @@ fn begins_with_digit(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// A number behind `#`, as a word of its own; not `{:#04x}`, nor the name behind a server's address.
+/// A number behind `#`, as a word of its own; not `{:#04x}`, a colour or the name behind a server's address.
 fn numbers_an_issue(line: &str) -> bool {
-    let words = line.split_whitespace().map(|word| word.trim_start_matches(['(', '[', '`', '"']));
-    words.filter_map(|word| word.strip_prefix('#')).any(|rest| {
+    let mut before = "";
+    line.split_whitespace().any(|word| {
+        let is_value = before.ends_with(':');
+        before = word;
+        let Some(rest) = word.trim_start_matches(['(', '[', '`', '"']).strip_prefix('#') else { return false };
         let number = rest.trim_end_matches(['.', ',', ':', ';', ')', ']', '`', '"']);
-        !number.is_empty() && number.chars().all(|c| c.is_ascii_digit())
+        let is_colour = is_value && matches!(number.len(), 3 | 6);
+        !is_colour && !number.is_empty() && number.chars().all(|c| c.is_ascii_digit())
     })
 }
 
@@ -243,6 +247,7 @@ fn a_number_of_an_issue_is_told_from_other_numbers() {
         (concat!("see #", "12"), true),
         (concat!("(closes #", "3)."), true),
         ("{0:#04x}", false),
+        ("fill: #333 }", false),
         ("https://[2620:fe::fe]#2620", false),
         ("# 12 rules", false),
     ] {
