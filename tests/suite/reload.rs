@@ -207,9 +207,9 @@ fn an_exception_that_ends_while_running_is_over_and_a_clock_set_back_revives_non
     assert!(!is_blocked(&daemon, "connect.ngrok-agent.com"));
     daemon.crash_and_restart();
     assert!(!is_blocked(&daemon, "connect.ngrok-agent.com"), "a restart alone changes nothing");
-    let latest = daemon.folder().join("state/latest-time");
-    fs::write(&latest, format!("{}\n", Timestamp::now() + hour)).unwrap();
-    daemon.crash_and_restart();
+    daemon.crash_and_restart_after(|folder| {
+        fs::write(folder.join("state/latest-time"), format!("{}\n", Timestamp::now() + hour)).unwrap();
+    });
     assert!(is_blocked(&daemon, "connect.ngrok-agent.com"));
     assert!(daemon.log().contains("the clock is behind the latest time seen"), "{}", daemon.log());
 }

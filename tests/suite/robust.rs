@@ -160,7 +160,8 @@ fn slow_and_greedy_streams_are_bounded_do_not_touch_datagrams_and_leave_nothing_
             slow.push(stream);
         }
     }
-    wait_for("every connection", || (daemon.descriptors() >= before + 200).then_some(()));
+    // The first ones are closed for their slowness when a busy machine takes seconds to open them all.
+    wait_for("many connections at once", || (daemon.descriptors() >= before + 100).then_some(()));
     let mut one_too_many = connect_from("127.0.0.5", daemon.dns());
     one_too_many.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     let closed = one_too_many.read(&mut [0; 1]);

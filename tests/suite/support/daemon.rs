@@ -59,8 +59,14 @@ impl Daemon {
 
     /// Kills it without warning and starts it again in the same folder.
     pub fn crash_and_restart(&mut self) {
+        self.crash_and_restart_after(|_| {});
+    }
+
+    /// The same; `meanwhile` may change what lies in the folder.
+    pub fn crash_and_restart_after(&mut self, meanwhile: impl FnOnce(&Path)) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        meanwhile(self.folder.path());
         let started = Started::from(&mut command(self.folder.path(), &["serve"]));
         (self.child, self.addresses, self.admin, self.errors) =
             (started.child, started.addresses, started.admin, started.errors);
