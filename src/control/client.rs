@@ -48,13 +48,32 @@ pub enum ClientError {
 /// # Errors
 /// When no daemon listens at `path`, when it may not be asked, or when it does not answer in a minute.
 pub fn send(path: &Path, request: &Request) -> Result<Reply, ClientError> {
+    converse(path, request).map(|(reply, _)| reply)
+}
+
+/// Asks for the attempts as they come: JSON objects, a line each, for ever. None that is recorded after the return is
+/// missed, unless the reader falls far behind.
+///
+/// # Errors
+/// As [`send`].
+pub fn follow(path: &Path) -> Result<impl Iterator<Item = io::Result<String>> + use<>, ClientError> {
+    let (_, stream) = converse(path, &Request::Follow)?;
+    // Hours may pass between two attempts.
+    let patient = stream.get_ref().set_read_timeout(None);
+    patient.map_err(|source| ClientError::Broken { path: path.into(), source })?;
+    Ok(stream.lines())
+}
+
+/// The answer, and the connection for what may follow.
+fn converse(path: &Path, request: &Request) -> Result<(Reply, BufReader<UnixStream>), ClientError> {
     let broken = |source| ClientError::Broken { path: path.into(), source };
     let stream = connect(path)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
-    let mut line = String::new();
     let asked = ask(&stream, request);
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
     // Who may not ask is told so before the question was read; then it is the asking that fails.
-    let read = BufReader::new(&stream).read_line(&mut line);
+    let read = stream.read_line(&mut line);
     if line.is_empty() {
         asked.and(read).map_err(broken)?;
     }
@@ -62,18 +81,8 @@ pub fn send(path: &Path, request: &Request) -> Result<Reply, ClientError> {
         Reply::Refused { reason } => {
             Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) })
         }
-        reply @ (Reply::Reload(_) | Reply::Flushed) => Ok(reply),
+        reply @ (Reply::Reload(_) | Reply::Flushed | Reply::Following) => Ok((reply, stream)),
     }
-}
-
-/// Asks for the attempts as they come: JSON objects, a line each, for ever.
-///
-/// # Errors
-/// As [`send`].
-pub fn follow(path: &Path) -> Result<impl Iterator<Item = io::Result<String>> + use<>, ClientError> {
-    let stream = connect(path)?;
-    ask(&stream, &Request::Follow).map_err(|source| ClientError::Broken { path: path.into(), source })?;
-    Ok(BufReader::new(stream).lines())
 }
 
 fn connect(path: &Path) -> Result<UnixStream, ClientError> {

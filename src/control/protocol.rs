@@ -17,7 +17,7 @@ pub enum Request {
     Follow,
 }
 
-/// What the daemon answers, `Follow` apart.
+/// What the daemon answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
@@ -25,6 +25,8 @@ pub enum Reply {
     Reload(ReloadReport),
     /// Everything recorded before the request is written.
     Flushed,
+    /// Every attempt from now on follows, a line each.
+    Following,
     /// The request was not understood or not permitted.
     Refused {
         /// Why.

@@ -166,6 +166,7 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
 
 async fn relay(stream: &mut UnixStream, recorder: &Recorder) -> io::Result<()> {
     let mut attempts = recorder.subscribe();
+    say(stream, &Reply::Following).await?;
     while let Some(record) = attempts.next().await {
         let mut line = serde_json::to_string(&*record)?;
         line.push('\n');
