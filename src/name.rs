@@ -157,17 +157,34 @@ impl NameBuffer {
     /// [`InvalidName::BadWire`] when labels and length do not fit, or bytes follow the root label.
     pub fn from_wire(wire: &[u8]) -> Result<Self, InvalidName> {
         let mut buffer = Self::new();
-        buffer.length = 0;
-        let mut rest = wire;
+        if buffer.take_wire(wire)? == wire.len() { Ok(buffer) } else { Err(InvalidName::BadWire) }
+    }
+
+    /// Takes the uncompressed name that `wire` begins with, puts it into lower case, and tells how many bytes it has.
+    ///
+    /// # Errors
+    /// A name that does not end within `wire`, a label that is too long or a pointer, or a name that is too long; what the
+    /// buffer held then stays.
+    pub fn take_wire(&mut self, wire: &[u8]) -> Result<usize, InvalidName> {
+        let mut end = 0;
         loop {
-            let (&length, tail) = rest.split_first().ok_or(InvalidName::BadWire)?;
-            if length == 0 {
-                return if tail.is_empty() { buffer.close() } else { Err(InvalidName::BadWire) };
+            let length = usize::from(*wire.get(end).ok_or(InvalidName::BadWire)?);
+            end += 1 + length;
+            match length {
+                0 => break,
+                _ if length > MAX_LABEL => return Err(InvalidName::LongLabel(length)),
+                // The root label still has to come.
+                _ if end >= MAX_NAME => return Err(InvalidName::LongName(end + 1)),
+                _ => {}
             }
-            let (label, tail) = tail.split_at_checked(usize::from(length)).ok_or(InvalidName::BadWire)?;
-            buffer.push_label(label)?;
-            rest = tail;
         }
+        let name = wire.get(..end).ok_or(InvalidName::BadWire)?;
+        let room = self.bytes.get_mut(..end).ok_or(InvalidName::LongName(end))?;
+        room.copy_from_slice(name);
+        // All at once: what a label's length can be lies below every letter.
+        room.make_ascii_lowercase();
+        self.length = u8::try_from(end).map_err(|_| InvalidName::LongName(end))?;
+        Ok(end)
     }
 
     /// Forgets what it holds, ready for [`push_label`](Self::push_label).
@@ -405,6 +422,30 @@ mod tests {
         ];
         for (inner, zone, expected) in cases {
             assert_eq!(name(inner).is_within(name(zone).as_name()), *expected, "{inner} within {zone}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_taken_from_the_front_of_a_packet_and_nothing_that_only_looks_like_one() {
+        let longest = [&[63; 64][..], &[63; 64], &[63; 64], &[61; 62], b"\0"].concat();
+        let too_long = [&[63; 64][..], &[63; 64], &[63; 64], &[62; 63], b"\0"].concat();
+        #[rustfmt::skip]
+        let cases: &[(&[u8], Result<usize, InvalidName>)] = &[
+            (b"\x01A\x02Bc\0rest",  Ok(6)),
+            (b"\0",                  Ok(1)),
+            (&longest,               Ok(MAX_NAME)),
+            (&too_long,              Err(InvalidName::LongName(256))),
+            (b"",                    Err(InvalidName::BadWire)),
+            (b"\x01a",               Err(InvalidName::BadWire)),
+            (b"\x05a\0",             Err(InvalidName::BadWire)),
+            (b"\x01a\xc0\x0c",       Err(InvalidName::LongLabel(192))),
+            (b"\x40aaaa",            Err(InvalidName::LongLabel(64))),
+        ];
+        for (wire, expected) in cases {
+            let mut buffer = NameBuffer::new();
+            assert_eq!(buffer.take_wire(wire), *expected, "{wire:?}");
+            let kept = expected.as_ref().map_or(vec![0], |length| wire[..*length].to_ascii_lowercase());
+            assert_eq!(buffer.name().as_wire(), kept, "{wire:?}");
         }
     }
 

@@ -57,16 +57,9 @@ impl<'p> Cursor<'p> {
 
     /// Reads a name that may hold no pointer into `buffer`, in lower case.
     pub(super) fn plain_name(&mut self, buffer: &mut NameBuffer) -> Result<(), Malformed> {
-        buffer.clear();
-        loop {
-            match self.byte()? {
-                0 => break,
-                // A pointer has a length past what a label may have.
-                length => buffer.push_label(self.take(usize::from(length))?).map_err(|_| Malformed)?,
-            }
-        }
-        *buffer = buffer.close().map_err(|_| Malformed)?;
-        Ok(())
+        // A pointer has a length past what a label may have.
+        let length = buffer.take_wire(self.rest()).map_err(|_| Malformed)?;
+        self.take(length).map(drop)
     }
 
     /// Passes over a name without following its pointer: at most one step a label.
