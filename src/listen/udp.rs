@@ -50,11 +50,7 @@ struct Worker {
 }
 
 /// Starts a worker for every socket of an address; `addresses` have equally many.
-pub(super) fn serve(
-    addresses: Vec<Vec<UdpSocket>>,
-    house: House,
-    tasks: &TaskTracker,
-) -> io::Result<Workers> {
+pub(super) fn serve(addresses: Vec<Vec<UdpSocket>>, house: House, tasks: &TaskTracker) -> io::Result<Workers> {
     let (stopped, stop) = io::pipe()?;
     let mut shares: Vec<Vec<Arc<UdpSocket>>> = Vec::new();
     for sockets in addresses {
@@ -65,12 +61,7 @@ pub(super) fn serve(
     }
     let mut workers = Workers { stop, threads: Vec::new() };
     for (number, sockets) in shares.into_iter().enumerate() {
-        let worker = Worker {
-            sockets,
-            stop: stopped.try_clone()?,
-            house: house.clone(),
-            tasks: tasks.clone(),
-        };
+        let worker = Worker { sockets, stop: stopped.try_clone()?, house: house.clone(), tasks: tasks.clone() };
         workers.threads.push(thread::Builder::new().name(format!("udp-{number}")).spawn(move || worker.work())?);
     }
     Ok(workers)

@@ -43,7 +43,8 @@ pub(super) struct Unsettled {
 
 /// Asks the best of the servers in the cheapest way there is.
 pub(super) fn begin(context: &Arc<Context>, servers: Arc<Vec<Arc<Server>>>, flight: Flight) {
-    let best = best(&servers).and_then(|(server, patience)| Some((Arc::clone(server), patience, server.place_direct()?)));
+    let best =
+        best(&servers).and_then(|(server, patience)| Some((Arc::clone(server), patience, server.place_direct()?)));
     let Some((server, patience, place)) = best else { return run(context, servers, flight, None) };
     let query = Arc::clone(flight.query());
     let due = Instant::now() + patience;
@@ -77,7 +78,9 @@ impl Direct {
     /// What came of the question, asked then.
     pub(super) fn settle(self, outcome: Outcome, asked: Instant) {
         match outcome {
-            Ok(packet) if is_final(&packet) && !query::is_truncated(&packet) => self.flight.land(Ok(self.server.reply(packet))),
+            Ok(packet) if is_final(&packet) && !query::is_truncated(&packet) => {
+                self.flight.land(Ok(self.server.reply(packet)))
+            }
             outcome => {
                 let (waiter, reply) = oneshot::channel();
                 let _ = waiter.send(outcome);

@@ -211,8 +211,7 @@ impl Lane {
     /// Closes what is over, and has somebody else see to what is late.
     fn look(&self, now: Instant) {
         let mut late = Vec::new();
-        let over: Vec<_> =
-            locked(&self.sockets).open.extract_if(|_, socket| socket.look(now, &mut late)).collect();
+        let over: Vec<_> = locked(&self.sockets).open.extract_if(|_, socket| socket.look(now, &mut late)).collect();
         drop(over);
         for late in late {
             late.hand_over();

@@ -40,11 +40,7 @@ pub(super) struct Begun {
 }
 
 /// Puts the question to `servers`.
-pub(super) async fn race(
-    servers: &[Arc<Server>],
-    query: &Arc<Query>,
-    begun: Option<Begun>,
-) -> Result<Reply, Failure> {
+pub(super) async fn race(servers: &[Arc<Server>], query: &Arc<Query>, begun: Option<Begun>) -> Result<Reply, Failure> {
     let order = order(servers)?;
     let rounds = if order.len() == 1 { ROUNDS_ALONE } else { ROUNDS };
     let mut plan = plan(&order, rounds);
