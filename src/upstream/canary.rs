@@ -41,6 +41,10 @@ const EVERY: Duration = Duration::from_mins(10);
 /// The same after a loop was found, or nothing was heard.
 const SOON: Duration = Duration::from_secs(30);
 
+/// How long the first canary waits, so that it comes home to a door that knows of it: at a reload, servers are
+/// started before the door is told of them.
+const SETTLE: Duration = Duration::from_millis(250);
+
 /// A.
 const A: u16 = 1;
 
@@ -83,6 +87,7 @@ impl Canaries {
 
 /// Sends canaries through one server for as long as it is configured.
 pub(super) async fn watch(canaries: Arc<Canaries>, server: Weak<Server>, zone: Option<DomainName>) {
+    sleep(SETTLE).await;
     while server.strong_count() > 0 {
         let name = name_below(zone.as_ref());
         canaries.release(name.clone(), &server);
