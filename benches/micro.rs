@@ -179,7 +179,7 @@ fn attempt() -> Attempt {
         name: name_of(BLOCKED),
         qtype: A,
         qclass: CLASS_IN,
-        rule: "ngrok/connect".to_owned(),
+        rule: "ngrok/connect".into(),
         evidence: None,
         action: None,
         rcode: None,
