@@ -136,10 +136,10 @@ fn explain(arguments: &explain::Arguments, common: &Common) -> anyhow::Result<Ex
 
 /// The record, everything recorded so far in it, and what is recorded from then on.
 fn attempts(arguments: &attempts::Arguments, common: &Common) -> anyhow::Result<Exit> {
-    let audit = load(common)?.audit;
+    let config::Config { audit, listen, .. } = load(common)?;
     let Store::File(store) = audit.store else { bail!("there is no store: [audit] store is \"off\"") };
     let store = state_dir(common)?.join(store);
-    let socket = control_socket(common)?;
+    let socket = socket_or_default(listen.socket, common)?;
     // Listening begins before the store is read, so that nothing falls between.
     let news = if arguments.follow { Some(control::follow(&socket)?) } else { None };
     // Without a daemon the store is complete as it is.
@@ -171,7 +171,11 @@ fn state_dir(common: &Common) -> Result<PathBuf, config::NoStateFolder> {
 /// run with those of before.
 fn control_socket(common: &Common) -> anyhow::Result<PathBuf> {
     let loaded = config::load(common.config.as_deref(), Timestamp::now());
-    match loaded.outcome.and_then(|config| config.listen.socket) {
+    socket_or_default(loaded.outcome.and_then(|config| config.listen.socket), common)
+}
+
+fn socket_or_default(configured: Option<PathBuf>, common: &Common) -> anyhow::Result<PathBuf> {
+    match configured {
         Some(path) => Ok(path),
         None => Ok(state_dir(common)?.join("control")),
     }
