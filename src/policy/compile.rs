@@ -69,8 +69,6 @@ impl<'p> Compiler<'p> {
                 block_ttl: plan.defaults.block_ttl,
                 sinkhole: plan.defaults.sinkhole.clone(),
                 strip_ech: plan.defaults.strip_ech,
-                contact: plan.organization.contact.clone(),
-                organization: plan.organization.name.clone(),
             },
             summary: Summary::default(),
         };

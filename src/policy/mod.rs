@@ -90,8 +90,6 @@ struct Replies {
     block_ttl: u32,
     sinkhole: Vec<IpAddr>,
     strip_ech: bool,
-    contact: Option<String>,
-    organization: Option<String>,
 }
 
 /// A rule that is no pack's.
@@ -138,16 +136,6 @@ impl Policy {
     /// Is `ech` taken out of SVCB and HTTPS records for clients that do not set DO?
     pub fn strip_ech(&self) -> bool {
         self.replies.strip_ech
-    }
-
-    /// Whom a refused client may ask.
-    pub fn contact(&self) -> Option<&str> {
-        self.replies.contact.as_deref()
-    }
-
-    /// Whose policy it is.
-    pub fn organization_name(&self) -> Option<&str> {
-        self.replies.organization.as_deref()
     }
 
     /// What the policy consists of, in numbers.
