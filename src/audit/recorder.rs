@@ -324,12 +324,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::Receiver;
+
     use super::*;
     use crate::audit::attempt::tests::attempt;
 
-    #[test]
-    fn what_a_full_queue_turns_away_is_counted_and_nobody_waits() {
-        let (queue, messages) = sync_channel(2);
+    /// A recorder whose worker is the test.
+    fn recorder_with_room_for(attempts: usize) -> (Recorder, Receiver<Message>) {
+        let (queue, messages) = sync_channel(attempts);
         let shared = Arc::new(Shared {
             metrics: Arc::default(),
             commands: Mutex::default(),
@@ -338,7 +340,12 @@ mod tests {
             own_use: AtomicBool::new(true),
             seen: Default::default(),
         });
-        let recorder = Recorder { queue, shared };
+        (Recorder { queue, shared }, messages)
+    }
+
+    #[test]
+    fn what_a_full_queue_turns_away_is_counted_and_nobody_waits() {
+        let (recorder, messages) = recorder_with_room_for(2);
         for number in 0..5 {
             recorder.record(attempt("192.0.2.7:1", &format!("n{number}.example")));
         }
@@ -352,16 +359,7 @@ mod tests {
 
     #[test]
     fn what_repeats_takes_no_place_in_the_queue() {
-        let (queue, messages) = sync_channel(1);
-        let shared = Arc::new(Shared {
-            metrics: Arc::default(),
-            commands: Mutex::default(),
-            health: Mutex::default(),
-            followers: Mutex::default(),
-            own_use: AtomicBool::new(true),
-            seen: Default::default(),
-        });
-        let recorder = Recorder { queue, shared };
+        let (recorder, messages) = recorder_with_room_for(1);
         let attempt = attempt("192.0.2.7:1", "a.example");
         for _ in 0..5 {
             recorder.record(attempt.clone());
