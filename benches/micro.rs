@@ -22,7 +22,7 @@ use tunnelwarden::{
     metrics::Metrics,
     name::{DomainName, NameBuffer},
     policy::{Moment, Policy},
-    upstream::{Surroundings, Upstream},
+    upstream::{Lanes, Surroundings, Upstream},
     wire::{
         CLASS_IN,
         answer::{Answer, Asked},
@@ -129,7 +129,7 @@ impl Place {
         let _inside = runtime.enter();
         let metrics = Arc::new(Metrics::default());
         let recorder = Recorder::start(&config.audit, dir.path(), Arc::clone(&metrics)).expect("the folder is ours");
-        let surroundings = Surroundings::new(Vec::new());
+        let surroundings = Surroundings::new(Vec::new(), Lanes::start(0, &metrics).expect("a thread can be started"));
         let upstream = Upstream::start(&config.upstream, surroundings, Arc::clone(&metrics)).expect("it is not us");
         let access = Access::new(&config.limits, [], Arc::clone(&metrics));
         let (udp_size, others) = (config.limits.udp_size, config.limits.others);

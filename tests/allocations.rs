@@ -33,7 +33,7 @@ use tunnelwarden::{
     gateway::{Access, Asker, Clock, Gateway, InForce, Step},
     metrics::Metrics,
     name::DomainName,
-    upstream::{Surroundings, Upstream},
+    upstream::{Lanes, Surroundings, Upstream},
     wire::{
         CLASS_IN,
         answer::{Answer, Asked},
@@ -108,7 +108,12 @@ impl House {
         let _entered = runtime.enter();
         let metrics: Arc<Metrics> = Arc::default();
         let recorder = Recorder::start(&config.audit, folder.path(), Arc::clone(&metrics)).unwrap();
-        let upstream = Upstream::start(&config.upstream, Surroundings::new(Vec::new()), Arc::clone(&metrics)).unwrap();
+        let upstream = Upstream::start(
+            &config.upstream,
+            Surroundings::new(Vec::new(), Lanes::start(0, &metrics).unwrap()),
+            Arc::clone(&metrics),
+        )
+        .unwrap();
         let gateway = Gateway::new(
             InForce { policy: config.policy, udp_size: 1232, others: config.limits.others },
             Arc::new(upstream),

@@ -33,7 +33,7 @@ use crate::{
     gateway::{Access, Clock, Gateway, InForce},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
-    upstream::{Surroundings, Upstream},
+    upstream::{Lanes, Surroundings, Upstream},
 };
 use reload::{Cause, Reloader};
 use watch::Watch;
@@ -133,7 +133,9 @@ fn start(
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
     let doors = Doors::open(&config.listen)?;
     let admin = open_admin(config.listen.admin)?;
-    let surroundings = Surroundings::new(doors.addresses().collect());
+    let lanes =
+        Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
+    let surroundings = Surroundings::new(doors.addresses().collect(), lanes);
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
@@ -161,7 +163,8 @@ fn start(
     let house = House { gateway: Arc::clone(&gateway), access, metrics: Arc::clone(metrics) };
     let addresses: Vec<_> = doors.addresses().collect();
     let skipped = doors.skipped().to_vec();
-    let doors = doors.serve(house, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
+    let doors =
+        doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
     if let Err(error) = state.keep_last_good(&loaded.sources) {
         tracing::warn!(%error, "cannot keep a copy of the files in force");
     }

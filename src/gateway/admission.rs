@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     io,
     net::{IpAddr, Ipv6Addr},
     sync::{
@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use foldhash::quality::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -74,8 +75,9 @@ struct Ranges {
 #[derive(Debug)]
 struct Quota {
     total: AtomicUsize,
+    /// Random: addresses are their senders' choice.
     hasher: RandomState,
-    shards: [Mutex<HashMap<Key, usize>>; SHARDS],
+    shards: [Mutex<HashMap<Key, usize, RandomState>>; SHARDS],
 }
 
 /// Whose place it is.
@@ -326,7 +328,7 @@ impl Key {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { total: AtomicUsize::new(0), hasher: RandomState::new(), shards: Default::default() }
+        Self { total: AtomicUsize::new(0), hasher: RandomState::default(), shards: Default::default() }
     }
 }
 
@@ -369,7 +371,7 @@ impl Quota {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, usize>> {
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, usize, RandomState>> {
         let hash = self.hasher.hash_one(key) as usize;
         // Nothing panics while a shard is held, and its counts are whole at every point.
         self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)

@@ -33,7 +33,7 @@ use crate::{
     metrics::Metrics,
     name::NameBuffer,
     policy::{Basis, GroupId, Moment, Policy, Reason, Verdict},
-    upstream::{self, Failure, Query, Upstream},
+    upstream::{self, Failure, Lane, Query, Upstream},
     wire::{
         CLASS_IN, Rcode,
         answer::{Answer, Asked},
@@ -202,15 +202,20 @@ impl Gateway {
         matches!(self.conclude(*waiting, said, &mut reply), Some(Step::Reply)).then_some(reply)
     }
 
-    /// The same without a task: `then` is given the reply, soon, and by a thread that others wait for.
-    /// It is dropped uncalled where that panics.
-    pub fn finish_then(self: &Arc<Self>, waiting: Box<Waiting>, then: impl FnOnce(Option<&[u8]>) + Send + 'static) {
+    /// The same without a task: `then` is given the reply, soon, and by whoever hears the lane or by another thread
+    /// that others wait for. It is dropped uncalled where that panics.
+    pub fn finish_then(
+        self: &Arc<Self>,
+        waiting: Box<Waiting>,
+        lane: &Lane,
+        then: impl FnOnce(Option<&[u8]>) + Send + 'static,
+    ) {
         let query = question_in(&waiting.packet, &mut NameBuffer::new()).map(|question| query_of(&question));
         let Some(query) = query else { return then(None) };
         let upstream = self.upstream.load_full();
         // A server set that was swapped meanwhile ends with its last question.
         let (gateway, held) = (Arc::clone(self), Arc::clone(&upstream));
-        upstream.ask_then(query, move |said| {
+        upstream.ask_then(query, lane, move |said| {
             let mut reply = Vec::with_capacity(512);
             let step = gateway.conclude(*waiting, said, &mut reply);
             then(matches!(step, Some(Step::Reply)).then_some(&reply));

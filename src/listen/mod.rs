@@ -25,6 +25,7 @@ pub use options::{Admin, Options};
 use crate::{
     gateway::{Access, Asker, Gateway, Step},
     metrics::Metrics,
+    upstream::Lanes,
 };
 
 /// How long a stop waits for questions that are being answered.
@@ -63,11 +64,17 @@ impl Doors {
         &self.skipped
     }
 
-    /// Answers until `stop` is cancelled.
+    /// Answers until `stop` is cancelled. Each [worker](Self::workers) asks upstreams through the lane of its number.
     ///
     /// # Errors
     /// When a thread cannot be started or a socket not be handed to the runtime.
-    pub fn serve(self, house: House, runtime: &Handle, stop: CancellationToken) -> std::io::Result<Serving> {
+    pub fn serve(
+        self,
+        house: House,
+        lanes: &Lanes,
+        runtime: &Handle,
+        stop: CancellationToken,
+    ) -> std::io::Result<Serving> {
         let tasks = TaskTracker::new();
         let mut datagrams = Vec::new();
         for entry in self.entries {
@@ -75,7 +82,7 @@ impl Doors {
             datagrams.push(entry.udp);
         }
         tasks.spawn_on(read_links(Arc::clone(&house.access), stop.clone()), runtime);
-        let workers = udp::serve(datagrams, house, &tasks)?;
+        let workers = udp::serve(datagrams, house, lanes, &tasks)?;
         Ok(Serving { stop, tasks, workers })
     }
 }

@@ -111,6 +111,11 @@ impl Doors {
         }
         Ok(doors)
     }
+
+    /// How many threads take datagrams once they are served.
+    pub fn workers(&self) -> usize {
+        self.entries.iter().map(|entry| entry.udp.len()).max().unwrap_or_default()
+    }
 }
 
 /// The admin door's socket; `None` where there is to be none. Where somebody else has the default address, the door

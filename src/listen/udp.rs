@@ -1,7 +1,7 @@
 //! The UDP door: threads that answer what needs no waiting on the spot, a batch at a time.
 //!
-//! Every worker has a socket of its own for every address; the kernel spreads the clients over them. What has
-//! to wait for an upstream is answered by the thread that hears what it says.
+//! Every worker has a socket of its own for every address; the kernel spreads the clients over them. What has to wait
+//! for an upstream is asked through the worker's own lane, so that the same thread hears the reply and answers.
 
 use std::{
     io::{self, PipeReader, PipeWriter},
@@ -24,6 +24,7 @@ use crate::{
     audit::Transport,
     gateway::{Step, Waiting},
     sys::datagram::{BATCH, Batch, Datagram, Local, send_from},
+    upstream::{Ear, Lane, Lanes},
 };
 
 /// Batches taken from one socket before the worker looks at its others and at whether to stop.
@@ -44,13 +45,18 @@ pub(super) struct Workers {
 #[derive(Debug)]
 struct Worker {
     sockets: Vec<Arc<UdpSocket>>,
-    stop: PipeReader,
+    lane: Arc<Lane>,
     house: House,
     tasks: TaskTracker,
 }
 
 /// Starts a worker for every socket of an address; `addresses` have equally many.
-pub(super) fn serve(addresses: Vec<Vec<UdpSocket>>, house: House, tasks: &TaskTracker) -> io::Result<Workers> {
+pub(super) fn serve(
+    addresses: Vec<Vec<UdpSocket>>,
+    house: House,
+    lanes: &Lanes,
+    tasks: &TaskTracker,
+) -> io::Result<Workers> {
     let (stopped, stop) = io::pipe()?;
     let mut shares: Vec<Vec<Arc<UdpSocket>>> = Vec::new();
     for sockets in addresses {
@@ -61,8 +67,10 @@ pub(super) fn serve(addresses: Vec<Vec<UdpSocket>>, house: House, tasks: &TaskTr
     }
     let mut workers = Workers { stop, threads: Vec::new() };
     for (number, sockets) in shares.into_iter().enumerate() {
-        let worker = Worker { sockets, stop: stopped.try_clone()?, house: house.clone(), tasks: tasks.clone() };
-        workers.threads.push(thread::Builder::new().name(format!("udp-{number}")).spawn(move || worker.work())?);
+        let (mut ear, stop) = (lanes.ear(number).ok_or(io::ErrorKind::NotFound)?, stopped.try_clone()?);
+        let worker = Worker { sockets, lane: Arc::clone(ear.lane()), house: house.clone(), tasks: tasks.clone() };
+        let thread = thread::Builder::new().name(format!("udp-{number}"));
+        workers.threads.push(thread.spawn(move || worker.work(&mut ear, &stop))?);
     }
     Ok(workers)
 }
@@ -79,25 +87,30 @@ impl Workers {
 }
 
 impl Worker {
-    /// Works until told to stop. A panic costs the datagrams in hand and nothing else: the sockets are kept.
-    fn work(&self) {
-        while catch_unwind(AssertUnwindSafe(|| self.work_until_stopped())).is_err() {
+    /// Works until told to stop, and then until nobody waits any more. A panic costs the datagrams in hand and nothing
+    /// else: the sockets are kept.
+    fn work(&self, ear: &mut Ear, stop: &PipeReader) {
+        while catch_unwind(AssertUnwindSafe(|| self.work_until_stopped(ear, stop))).is_err() {
             self.house.metrics.panics.increment();
         }
     }
 
-    fn work_until_stopped(&self) {
+    fn work_until_stopped(&self, ear: &mut Ear, stop: &PipeReader) {
         let mut batch = Batch::new();
-        let mut watched = vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let mut watched = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        watched.push(PollFd::new(self.lane.as_fd(), PollFlags::POLLIN));
         watched.extend(self.sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         loop {
+            let patience = ear.patience();
+            let timeout = patience.map_or(PollTimeout::NONE, |time| time.try_into().unwrap_or(PollTimeout::ZERO));
             // An interrupted or failed poll leaves nothing marked, or what the last one marked; both do no harm.
-            if poll(&mut watched, PollTimeout::NONE).is_err() {
+            if poll(&mut watched, timeout).is_err() {
                 thread::sleep(PAUSE);
             }
             let mut ready = watched.iter().map(|watched| watched.any().unwrap_or(true));
-            if ready.next() == Some(true) {
-                return;
+            let (is_stopped, is_heard) = (ready.next() == Some(true), ready.next() == Some(true));
+            if is_stopped {
+                break;
             }
             for (socket, is_ready) in self.sockets.iter().zip(ready) {
                 if is_ready && self.serve(socket, &mut batch).is_err() {
@@ -105,6 +118,14 @@ impl Worker {
                     thread::sleep(PAUSE);
                 }
             }
+            if is_heard || patience.is_some() && ear.is_due() {
+                ear.hear(Some(Duration::ZERO));
+            }
+        }
+        // What waits by then is over within the time that upstreams are given.
+        while ear.is_waited_for() {
+            let patience = ear.patience();
+            ear.hear(patience);
         }
     }
 
@@ -151,7 +172,7 @@ impl Worker {
     /// quota until it ends. The token lets a stop wait for them.
     fn answer_later(&self, socket: &Arc<UdpSocket>, waiting: Box<Waiting>, to: SocketAddr, local: Option<Local>) {
         let (socket, metrics, token) = (Arc::clone(socket), Arc::clone(&self.house.metrics), self.tasks.token());
-        self.house.gateway.finish_then(waiting, move |reply| {
+        self.house.gateway.finish_then(waiting, &self.lane, move |reply| {
             if reply.is_some_and(|reply| send_from(&socket, reply, to, local).is_err()) {
                 metrics.send_errors.increment();
             }

@@ -1,13 +1,16 @@
 //! Datagrams many at a time (recvmmsg(2), sendmmsg(2)), each with the address of ours that it was sent to.
 //!
-//! Where the kernel or a sandbox lacks these calls, the same is done one datagram at a time.
+//! Where the kernel or a sandbox lacks these calls, the same is done one datagram at a time. And what a connected
+//! socket needs to begin anew from another port.
 
 #![expect(unsafe_code, reason = "recvmmsg, sendmmsg and their control messages have no face in std")]
 
 use std::{
+    cell::RefCell,
     io, mem,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
+    sync::Arc,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -74,16 +77,104 @@ pub fn tell_local_address(socket: &UdpSocket) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends one datagram from the given address of ours, or from the one the kernel chooses.
+/// Sends one datagram from the given address of ours, or from the one the kernel chooses. Within [`corked`] it leaves
+/// with the others.
 ///
 /// # Errors
-/// As sendmsg(2); on a socket that does not block, also where its buffer is full.
-pub fn send_from(socket: &UdpSocket, bytes: &[u8], to: SocketAddr, local: Option<Local>) -> io::Result<()> {
+/// As sendmsg(2); on a socket that does not block, also where its buffer is full. What was held back is no error.
+pub fn send_from(socket: &Arc<UdpSocket>, bytes: &[u8], to: SocketAddr, local: Option<Local>) -> io::Result<()> {
+    let held = CORK.with_borrow_mut(|cork| cork.as_mut().map(|cork| cork.hold(socket, bytes, to, local)));
+    if held.is_some() {
+        return Ok(());
+    }
     let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let header = outgoing(&mut part, &mut name, &mut control, to, local);
     // SAFETY: what the header points at lives to the end of this function.
     unsafe { send_one(socket, &header) }
+}
+
+/// Does `work`, and then sends together what it sent by [`send_from`] on this thread: a system call for many replies,
+/// and a client that is woken once for all of its own. Tells how many the system did not take.
+pub fn corked(work: impl FnOnce()) -> usize {
+    /// Opens the cork, after a panic too.
+    struct Opener<'a>(&'a mut usize);
+    impl Drop for Opener<'_> {
+        fn drop(&mut self) {
+            let cork = CORK.take();
+            *self.0 = cork.map_or(0, |mut cork| cork.failed + cork.send());
+        }
+    }
+    let mut failed = 0;
+    CORK.set(Some(Cork::default()));
+    let opener = Opener(&mut failed);
+    work();
+    drop(opener);
+    failed
+}
+
+thread_local! {
+    /// What [`corked`] holds back on this thread.
+    static CORK: RefCell<Option<Cork>> = const { RefCell::new(None) };
+}
+
+/// Datagrams that are to leave together.
+#[derive(Debug, Default)]
+struct Cork {
+    held: Vec<Held>,
+    /// What they say, one behind the other.
+    bytes: Vec<u8>,
+    failed: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    socket: Arc<UdpSocket>,
+    length: usize,
+    to: SocketAddr,
+    local: Option<Local>,
+}
+
+impl Cork {
+    fn hold(&mut self, socket: &Arc<UdpSocket>, bytes: &[u8], to: SocketAddr, local: Option<Local>) {
+        if self.held.len() == BATCH {
+            self.failed += self.send();
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.held.push(Held { socket: Arc::clone(socket), length: bytes.len(), to, local });
+    }
+
+    /// Sends what is held. Tells how many the system did not take.
+    fn send(&mut self) -> usize {
+        let mut bytes = self.bytes.as_mut_slice();
+        let mut failed = 0;
+        for run in self.held.chunk_by(|a, b| Arc::ptr_eq(&a.socket, &b.socket)) {
+            let Some(first) = run.first() else { continue };
+            let datagrams = run.iter().map_while(|held| {
+                let (own, rest) = mem::take(&mut bytes).split_at_mut_checked(held.length)?;
+                bytes = rest;
+                Some((held.to, held.local, own))
+            });
+            failed += send_all(&first.socket, Calls::Batched, datagrams);
+        }
+        self.held.clear();
+        self.bytes.clear();
+        failed
+    }
+}
+
+/// Takes a connected socket its peer and its port, so that connecting it again gives it another one: cheaper than a
+/// new socket. What still lies in it came to the old port.
+///
+/// # Errors
+/// As connect(2).
+pub fn disconnect(socket: &UdpSocket) -> io::Result<()> {
+    // SAFETY: every field of the structure is a number, for which zero is a value; AF_UNSPEC is zero (POSIX: connect
+    // with it resets the peer; Linux gives up a port that the kernel chose, too).
+    let nobody: libc::sockaddr = unsafe { mem::zeroed() };
+    // SAFETY: the address lives until the call returns, and has the length it is said to have.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl Default for Batch {
@@ -131,34 +222,9 @@ impl Batch {
 
     /// Sends the replies, each from the address its datagram was sent to. Tells how many the system did not take.
     pub fn send(&mut self, socket: &UdpSocket) -> usize {
-        let (mut names, mut controls) = ([Name::EMPTY; BATCH], [Control::EMPTY; BATCH]);
-        let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        let mut headers = [EMPTY_HEADER; BATCH];
         let slots = self.slots.iter_mut().take(self.received).filter(|slot| !slot.reply.is_empty());
-        let answered = slots.filter_map(|slot| Some((slot.from?, slot.to, &mut slot.reply)));
-        let mut count = 0;
-        let rooms = headers.iter_mut().zip(&mut parts).zip(&mut names).zip(&mut controls);
-        for ((to, local, reply), (((header, part), name), control)) in answered.zip(rooms) {
-            *part = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
-            header.msg_hdr = outgoing(part, name, control, to, local);
-            count += 1;
-        }
-        let mut rest = headers.get_mut(..count).unwrap_or_default();
-        let mut failed = 0;
-        while !rest.is_empty() {
-            // SAFETY: what the headers point at, the replies and the arrays above, lives and stays to the end of
-            // this function.
-            let sent = unsafe {
-                match self.calls {
-                    Calls::Batched => send_many(socket, rest),
-                    Calls::Single => rest.first().map_or(Ok(0), |first| send_one(socket, &first.msg_hdr).map(|()| 1)),
-                }
-            };
-            // An error is that of the first reply alone: a firewall's "no", an unreachable client.
-            failed += usize::from(sent.is_err());
-            rest = rest.get_mut(sent.unwrap_or(1).max(1)..).unwrap_or_default();
-        }
-        failed
+        let answered = slots.filter_map(|slot| Some((slot.from?, slot.to, slot.reply.as_mut_slice())));
+        send_all(socket, self.calls, answered)
     }
 
     fn receive_batched(&mut self, socket: &UdpSocket) -> io::Result<usize> {
@@ -263,6 +329,42 @@ fn outgoing(
     header
 }
 
+/// Sends up to [`BATCH`] datagrams. Tells how many the system did not take.
+fn send_all<'a>(
+    socket: &UdpSocket,
+    calls: Calls,
+    datagrams: impl Iterator<Item = (SocketAddr, Option<Local>, &'a mut [u8])>,
+) -> usize {
+    let (mut names, mut controls) = ([Name::EMPTY; BATCH], [Control::EMPTY; BATCH]);
+    let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+    let mut headers = [EMPTY_HEADER; BATCH];
+    let mut count = 0;
+    let rooms = headers.iter_mut().zip(&mut parts).zip(&mut names).zip(&mut controls);
+    for ((((header, part), name), control), (to, local, bytes)) in rooms.zip(datagrams) {
+        *part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        header.msg_hdr = outgoing(part, name, control, to, local);
+        count += 1;
+    }
+    let mut rest = headers.get_mut(..count).unwrap_or_default();
+    let mut failed = 0;
+    while !rest.is_empty() {
+        // SAFETY: what the headers point at, the datagrams and the arrays above, lives and stays to the end of this
+        // function.
+        let sent = unsafe {
+            let sent = match calls {
+                Calls::Batched => send_many(socket, rest),
+                Calls::Single => Err(io::ErrorKind::Unsupported.into()),
+            };
+            // Where it failed for want of the call, the other one will do.
+            sent.or_else(|_| rest.first().map_or(Ok(0), |first| send_one(socket, &first.msg_hdr).map(|()| 1)))
+        };
+        // An error is that of the first datagram alone: a firewall's "no", an unreachable client.
+        failed += usize::from(sent.is_err());
+        rest = rest.get_mut(sent.unwrap_or(1).max(1)..).unwrap_or_default();
+    }
+    failed
+}
+
 /// # Safety
 /// The header is [`outgoing`]'s, and all it points at is alive and unchanged.
 unsafe fn send_one(socket: &UdpSocket, header: &libc::msghdr) -> io::Result<()> {
@@ -341,7 +443,7 @@ mod tests {
     #[test]
     fn a_reply_leaves_from_the_address_that_was_asked() {
         both_ways(|mut batch| {
-            let server = socket("0.0.0.0:0");
+            let server = Arc::new(socket("0.0.0.0:0"));
             tell_local_address(&server).unwrap();
             let port = server.local_addr().unwrap().port();
             for asked in ["127.0.0.2", "127.0.0.3", "127.0.0.1"] {
@@ -434,6 +536,66 @@ mod tests {
             assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
             assert_eq!(client.recv(&mut [0; 8]).unwrap(), 3);
         });
+    }
+
+    #[test]
+    fn what_is_sent_within_a_cork_leaves_at_its_end_in_order_even_after_a_panic_and_what_cannot_is_counted() {
+        let (server, other) = (Arc::new(socket("127.0.0.1:0")), Arc::new(socket("127.0.0.1:0")));
+        let client = socket("127.0.0.1:0");
+        let to = client.local_addr().unwrap();
+        let nothing_is_there = || {
+            client.set_nonblocking(true).unwrap();
+            assert_eq!(client.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            client.set_nonblocking(false).unwrap();
+        };
+        // More than leave together at a time, and one too long for any datagram.
+        let failed = corked(|| {
+            for number in 0..BATCH as u8 {
+                let socket = if number % 3 == 0 { &other } else { &server };
+                send_from(socket, &[number], to, None).unwrap();
+            }
+            nothing_is_there();
+            send_from(&server, &[0; 70_000], to, None).unwrap();
+            send_from(&server, &[BATCH as u8], to, None).unwrap();
+        });
+        assert_eq!(failed, 1);
+        let mut buffer = [0; 8];
+        for number in 0..=BATCH as u8 {
+            let (length, from) = client.recv_from(&mut buffer).unwrap();
+            let from_other = number % 3 == 0 && number < BATCH as u8;
+            let socket = if from_other { &other } else { &server };
+            assert_eq!((&buffer[..length], from), (&[number][..], socket.local_addr().unwrap()));
+        }
+        let panicked = std::panic::catch_unwind(|| {
+            corked(|| {
+                send_from(&server, b"held", to, None).unwrap();
+                panic!("a bug");
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(client.recv(&mut buffer).unwrap(), 4);
+        send_from(&server, b"at once", to, None).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_disconnected_socket_goes_on_from_another_port() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let server = socket(address);
+            let to = server.local_addr().unwrap();
+            let client = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::DGRAM, None).unwrap();
+            let client = UdpSocket::from(client);
+            let ports: std::collections::HashSet<_> = (0..50_u8)
+                .map(|number| {
+                    client.connect(to).unwrap();
+                    client.send(&[number]).unwrap();
+                    let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+                    disconnect(&client).unwrap();
+                    from
+                })
+                .collect();
+            assert!(ports.len() > 40, "{ports:?}");
+        }
     }
 
     #[test]

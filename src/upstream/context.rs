@@ -1,14 +1,13 @@
-//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, and the threads and tasks a
-//! stop ends.
+//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, the lanes, and the tasks a stop ends.
 
-use std::{fs, io, sync::Arc};
+use std::{fs, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit};
 use rustls::RootCertStore;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Authorities, lanes::Lanes};
+use super::{Authorities, Lanes};
 use crate::metrics::Metrics;
 
 /// Shared by all servers.
@@ -22,7 +21,7 @@ pub(super) struct Context {
     pub(super) tcp_sockets: Arc<Semaphore>,
     /// Who vouches for encrypted servers.
     pub(super) trusted: Arc<RootCertStore>,
-    pub(super) lanes: Lanes,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) tasks: TaskTracker,
     pub(super) stopped: CancellationToken,
     runtime: Handle,
@@ -35,11 +34,11 @@ const MAX_SOCKETS: usize = 8192;
 const MIN_SOCKETS: usize = 16;
 
 impl Context {
-    pub(super) fn new(authorities: &Authorities, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub(super) fn new(authorities: &Authorities, lanes: Arc<Lanes>, metrics: Arc<Metrics>) -> Self {
         let sockets = socket_bound(descriptors_left());
         let for_tcp = sockets / 4;
-        Ok(Self {
-            lanes: Lanes::start(&metrics)?,
+        Self {
+            lanes,
             metrics,
             udp_sockets: Arc::new(Semaphore::new(sockets - for_tcp)),
             tcp_sockets: Arc::new(Semaphore::new(for_tcp)),
@@ -47,7 +46,7 @@ impl Context {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             runtime: Handle::current(),
-        })
+        }
     }
 
     /// Runs a task until it is done or everything is stopped. May be called from any thread.

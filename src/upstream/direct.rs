@@ -15,6 +15,7 @@ use super::{
     Outcome, State,
     context::Context,
     flight::Flight,
+    lanes::Lane,
     race::{Begun, is_final, race},
     server::Server,
     udp::Waiter,
@@ -41,8 +42,8 @@ pub(super) struct Unsettled {
     reply: oneshot::Receiver<Outcome>,
 }
 
-/// Asks the best of the servers in the cheapest way there is.
-pub(super) fn begin(context: &Arc<Context>, servers: Arc<Vec<Arc<Server>>>, flight: Flight) {
+/// Asks the best of the servers in the cheapest way there is; the reply is heard on that lane.
+pub(super) fn begin(context: &Arc<Context>, lane: &Lane, servers: Arc<Vec<Arc<Server>>>, flight: Flight) {
     let best =
         best(&servers).and_then(|(server, patience)| Some((Arc::clone(server), patience, server.place_direct()?)));
     let Some((server, patience, place)) = best else { return run(context, servers, flight, None) };
@@ -50,7 +51,7 @@ pub(super) fn begin(context: &Arc<Context>, servers: Arc<Vec<Arc<Server>>>, flig
     let due = Instant::now() + patience;
     let context = Arc::clone(context);
     let direct = Direct { flight, servers, server: Arc::clone(&server), due, context, _place: place };
-    if let Err(Waiter::Direct(direct)) = server.put(&query, Waiter::Direct(direct)) {
+    if let Err(Waiter::Direct(direct)) = server.put(lane, &query, Waiter::Direct(direct)) {
         let Direct { flight, servers, context, .. } = direct;
         run(&context, servers, flight, None);
     }

@@ -41,7 +41,6 @@ mod udp;
 mod vitals;
 
 use std::{
-    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,8 +48,9 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::sync::oneshot;
 
+pub use lanes::{Ear, Lane, Lanes};
 pub use options::{InvalidServer, Options, Server, Zone};
 pub use tls::{Authorities, InvalidAuthorities};
 
@@ -117,9 +117,6 @@ pub enum StartError {
         /// Our listen address that it is.
         listen: SocketAddr,
     },
-    /// The system gives us no thread, or no descriptor.
-    #[error("cannot start the threads that hear upstream servers")]
-    Threads(#[source] io::Error),
 }
 
 /// What asking has to know about the place it runs in.
@@ -127,6 +124,8 @@ pub enum StartError {
 pub struct Surroundings {
     /// Where we listen ourselves (with real ports), wildcards included: never asked.
     pub own: Vec<SocketAddr>,
+    /// What servers are asked through over UDP.
+    pub lanes: Arc<Lanes>,
     /// What `system` follows. `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// The list behind systemd-resolved's stub. `/run/systemd/resolve/resolv.conf`.
@@ -166,8 +165,8 @@ impl Upstream {
     /// # Errors
     /// [`StartError`].
     pub fn start(options: &Options, surroundings: Surroundings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let context = Context::new(&options.authorities, Arc::clone(&metrics)).map_err(StartError::Threads)?;
-        let context = Arc::new(context);
+        let lanes = Arc::clone(&surroundings.lanes);
+        let context = Arc::new(Context::new(&options.authorities, lanes, Arc::clone(&metrics)));
         let canaries = Arc::new(Canaries::default());
         let roster = Roster::start(options, surroundings, Arc::clone(&context), Arc::clone(&canaries))?;
         Ok(Self { roster, canaries, in_flight: Arc::new(Board::new(PLACES, metrics)), context })
@@ -180,18 +179,18 @@ impl Upstream {
     /// [`Failure`]; its [`ede`](Failure::ede) and text belong into the SERVFAIL.
     pub async fn ask(&self, query: &Query) -> Result<Arc<Reply>, Failure> {
         let (waiter, said) = oneshot::channel();
-        self.ask_then(query.clone(), move |outcome| drop(waiter.send(outcome)));
+        self.ask_then(query.clone(), self.context.lanes.common(), move |outcome| drop(waiter.send(outcome)));
         // Gone without a word only where everything is stopped.
         said.await.unwrap_or(Err(Failure::Stopped))
     }
 
     /// Asks the servers responsible for the name, and tells `then` within 2.5 s, so that a client hears of a failure
-    /// within 3 s. Equal questions share one query. `then` is called by a thread that others wait for, or at once by
-    /// the caller's: it must not block.
-    pub fn ask_then(&self, query: Query, then: impl FnOnce(Result<Arc<Reply>, Failure>) + Send + 'static) {
+    /// within 3 s. Equal questions share one query. `then` is called by the thread that hears the lane, by another that
+    /// others wait for, or at once by the caller's: it must not block.
+    pub fn ask_then(&self, query: Query, lane: &Lane, then: impl FnOnce(Result<Arc<Reply>, Failure>) + Send + 'static) {
         if let Some(flight) = self.in_flight.enter(query, Box::new(then)) {
             let servers = self.roster.servers_for(flight.query().name.as_name());
-            direct::begin(&self.context, servers, flight);
+            direct::begin(&self.context, lane, servers, flight);
         }
     }
 
@@ -211,12 +210,10 @@ impl Upstream {
         self.canaries.seen(name);
     }
 
-    /// Ends every task and thread; questions in flight fail with [`Failure::Stopped`].
+    /// Ends every task and closes every socket; questions in flight fail with [`Failure::Stopped`].
     pub async fn stop(&self) {
         self.context.stopped.cancel();
-        self.context.lanes.stop();
-        let context = Arc::clone(&self.context);
-        let _ = spawn_blocking(move || context.lanes.join()).await;
+        self.context.lanes.close_stopped();
         self.context.tasks.close();
         self.context.tasks.wait().await;
     }
@@ -225,7 +222,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.context.stopped.cancel();
-        self.context.lanes.stop();
+        self.context.lanes.close_stopped();
     }
 }
 
@@ -281,7 +278,8 @@ impl Failure {
 
 impl Surroundings {
     /// A system as it usually is, where we listen at `own`.
-    pub fn new(own: Vec<SocketAddr>) -> Self {
-        Self { own, resolv_conf: "/etc/resolv.conf".into(), resolved_conf: "/run/systemd/resolve/resolv.conf".into() }
+    pub fn new(own: Vec<SocketAddr>, lanes: Lanes) -> Self {
+        let (resolv_conf, resolved_conf) = ("/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into());
+        Self { own, lanes: Arc::new(lanes), resolv_conf, resolved_conf }
     }
 }

@@ -19,6 +19,7 @@ use super::{
     Miss, Outcome, Query, Reply, Server as Kind, State,
     connections::{Connections, Transport},
     context::Context,
+    lanes::Lane,
     locked, tls,
     udp::{Pool, Waiter},
     vitals::Vitals,
@@ -31,8 +32,8 @@ pub(super) struct Server {
     pub(super) kind: Kind,
     pub(super) vitals: Arc<Vitals>,
     address: SocketAddr,
-    /// `None` for a server that is asked over connections only.
-    udp: Option<Pool>,
+    /// One for each lane; none for a server that is asked over connections only.
+    udp: Vec<Pool>,
     connections: Connections,
     /// Until when it is asked without EDNS.
     plain_until: Mutex<Option<Instant>>,
@@ -85,8 +86,11 @@ impl Server {
     pub(super) fn new(kind: Kind, address: SocketAddr, context: Arc<Context>) -> Arc<Self> {
         let vitals = Arc::new(Vitals::new(kind.clone(), Arc::clone(&context.metrics)));
         let udp = match kind {
-            Kind::Udp(_) | Kind::System => Some(Pool::new(address, Arc::clone(&vitals))),
-            Kind::Tcp(_) | Kind::Tls { .. } | Kind::Https { .. } => None,
+            Kind::Udp(_) | Kind::System => {
+                let pool = |lane| Pool::new(address, Arc::clone(&vitals), Arc::clone(lane));
+                context.lanes.iter().map(pool).collect()
+            }
+            Kind::Tcp(_) | Kind::Tls { .. } | Kind::Https { .. } => Vec::new(),
         };
         let transport = transport(&kind, &context);
         Arc::new(Self {
@@ -121,15 +125,15 @@ impl Server {
 
     /// Room for a question over UDP with EDNS; `None` where it has to be asked in another way.
     pub(super) fn place_direct(&self) -> Option<OwnedSemaphorePermit> {
-        if self.udp.is_none() || self.is_plain() {
+        if self.udp.is_empty() || self.is_plain() {
             return None;
         }
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Asks over UDP with EDNS, once; the waiter is told what comes of it, or comes back where it could not be sent.
-    pub(super) fn put(&self, query: &Arc<Query>, waiter: Waiter) -> Result<(), Waiter> {
-        let Some(udp) = &self.udp else { return Err(waiter) };
+    pub(super) fn put(&self, lane: &Lane, query: &Arc<Query>, waiter: Waiter) -> Result<(), Waiter> {
+        let Some(udp) = self.udp.get(lane.number) else { return Err(waiter) };
         udp.put(&self.context, query, true, waiter).map_err(|(_, waiter)| waiter)
     }
 
@@ -186,7 +190,7 @@ impl Server {
 
     async fn exchange(&self, query: &Arc<Query>, edns: bool, budget: &Budget) -> Outcome {
         budget.spend()?;
-        let Some(udp) = &self.udp else { return self.exchange_whole(query, edns).await };
+        let Some(udp) = self.udp.first() else { return self.exchange_whole(query, edns).await };
         let outcome = udp.exchange(&self.context, query, edns).await;
         self.complete(query, edns, budget, outcome).await
     }

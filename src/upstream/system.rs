@@ -84,9 +84,10 @@ fn interface_index(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use super::*;
+    use crate::upstream::Lanes;
 
     #[test]
     fn servers_are_read_as_the_system_reads_them() {
@@ -116,6 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let surroundings = Surroundings {
             own: Vec::new(),
+            lanes: Arc::new(Lanes::start(0, &Arc::default()).unwrap()),
             resolv_conf: folder.path().join("resolv.conf"),
             resolved_conf: folder.path().join("resolved.conf"),
         };

@@ -7,7 +7,8 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Condvar, Mutex, OnceLock},
+    sync::{Arc, Condvar, Mutex, OnceLock, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,7 +31,8 @@ fn query(name: &str) -> Query {
 }
 
 fn nowhere() -> Surroundings {
-    Surroundings { own: Vec::new(), resolv_conf: "/nonexistent".into(), resolved_conf: "/nonexistent".into() }
+    let lanes = Arc::new(Lanes::start(0, &Arc::default()).unwrap());
+    Surroundings { own: Vec::new(), lanes, resolv_conf: "/nonexistent".into(), resolved_conf: "/nonexistent".into() }
 }
 
 fn upstream(servers: &[Server]) -> Arc<Upstream> {
@@ -506,7 +508,7 @@ async fn few_descriptors_suffice_for_a_few_questions_and_the_rest_is_turned_away
 }
 
 #[tokio::test]
-async fn sockets_close_when_they_are_full_or_old() {
+async fn few_sockets_carry_many_questions_from_ever_new_ports_and_close_when_they_are_old() {
     let server = Nameserver::with_address(HERE);
     let upstream = udp(&[&server]);
     let left = || upstream.context.udp_sockets.available_permits();
@@ -515,6 +517,8 @@ async fn sockets_close_when_they_are_full_or_old() {
         assert_eq!(ask(&upstream, &format!("n{index}.example")).await, Ok(HERE));
         assert!(all - left() <= 70, "{} sockets after {index} questions", all - left());
     }
+    let ports: HashSet<u16> = server.asked().iter().map(|asked| asked.from.port()).collect();
+    assert!(ports.len() >= 130, "five questions to a port, but for one given out twice: {}", ports.len());
     server.set_silent(true);
     assert_eq!(ask(&upstream, "silent.example").await, Err(Failure::Silent));
     eventually("all are closed", || left() == all).await;
@@ -534,6 +538,32 @@ async fn a_reply_that_comes_after_the_end_of_patience_counts() {
     let upstream = udp(&[&server]);
     assert_eq!(ask(&upstream, "slow.example").await, Ok(HERE));
     assert!(upstream.context.metrics.upstream_late.value() > 0);
+}
+
+#[tokio::test]
+async fn what_is_asked_through_a_callers_lane_is_told_when_the_caller_hears_it_and_a_reload_leaves_the_lane() {
+    let server = Nameserver::with_address(HERE);
+    let lanes = Arc::new(Lanes::start(1, &Arc::default()).unwrap());
+    let mut ear = lanes.ear(0).unwrap();
+    assert!(lanes.ear(1).is_none());
+    assert_eq!(ear.patience(), None, "nothing is expected");
+    for name in ["before.example", "after.example"] {
+        let options = Options { servers: vec![Server::Udp(server.address())], ..Options::default() };
+        let surroundings = Surroundings { lanes: Arc::clone(&lanes), ..nowhere() };
+        let upstream = Upstream::start(&options, surroundings, Arc::default()).unwrap();
+        let (told, heard) = mpsc::channel();
+        let lane = Arc::clone(ear.lane());
+        upstream.ask_then(query(name), &lane, move |said| told.send((said, thread::current().id())).unwrap());
+        eventually("it is asked", || server.asked().iter().any(|asked| asked.name == name)).await;
+        assert!(ear.is_waited_for() && heard.try_recv().is_err());
+        while ear.is_waited_for() {
+            ear.hear(Some(Duration::from_secs(5)));
+        }
+        let (said, by) = heard.try_recv().unwrap();
+        assert_eq!((address(&said.unwrap()), by), (HERE, thread::current().id()));
+        upstream.stop().await;
+        assert_eq!(ear.patience(), None, "its sockets are closed");
+    }
 }
 
 #[tokio::test]

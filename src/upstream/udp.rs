@@ -3,7 +3,7 @@
 //! A question goes out through a socket drawn at random from a small pool. A socket is connected, so the kernel
 //! drops what does not come from the server's address and port; its own port is the kernel's random choice from
 //! `ip_local_port_range`, which keeps clear of reserved ports; it carries few questions, each with an id from a
-//! CSPRNG, and lives a second. Whatever arrives and is not the reply to one of its questions ends the socket at
+//! CSPRNG, within a second, and then gets another port or closes. Whatever arrives and is not the reply to one of its questions ends the socket at
 //! once: the caller asks those questions again over TCP, so that nobody gets a second guess (RFC 5452 section 9).
 //!
 //! Not here: truncation, EDNS, health's consequences, other servers. hickory's UDP client opens a socket per
@@ -19,37 +19,56 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Miss, Outcome, Query,
     context::Context,
     direct::{Direct, Unsettled},
+    lanes::Lane,
     locked,
     vitals::Vitals,
 };
-use crate::wire::query::{self, Fit};
+use crate::{
+    sys::datagram::disconnect,
+    wire::query::{self, Fit},
+};
 
-/// The sockets towards one server that still take questions.
+/// The sockets of one lane towards one server.
 #[derive(Debug)]
 pub(super) struct Pool {
     server: SocketAddr,
     vitals: Arc<Vitals>,
+    lane: Arc<Lane>,
     /// A socket belongs to the lane that hears it, and closes with it.
-    open: Mutex<Vec<Weak<Socket>>>,
+    sockets: Arc<Mutex<Sockets>>,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    /// Those that still take questions.
+    open: Vec<Weak<Socket>>,
+    /// Those that have carried theirs, and can do so again from another port.
+    spare: Vec<Weak<Socket>>,
 }
 
 /// A socket and what it carried. It closes when dropped.
 #[derive(Debug)]
 pub(super) struct Socket {
     inner: UdpSocket,
-    opened: Instant,
     state: Mutex<SocketState>,
+    pool: Weak<Mutex<Sockets>>,
     vitals: Arc<Vitals>,
+    stopped: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 struct SocketState {
+    /// Since when it has its port.
+    since: Instant,
+    /// It is not to be used again.
+    closed: bool,
     /// How many more questions it takes.
     room: usize,
     asked: Vec<Asked>,
@@ -93,12 +112,15 @@ const LINGER: Duration = Duration::from_millis(2500);
 /// Sockets to draw from.
 const WIDTH: usize = 64;
 
+/// Datagrams to an old port that are thrown away; one more would end the socket.
+const STALE: usize = 64;
+
 /// Room for a datagram; we offer 1232 bytes, and what is longer than this counts as truncated.
 pub(super) const BUFFER: usize = 4096;
 
 impl Pool {
-    pub(super) fn new(server: SocketAddr, vitals: Arc<Vitals>) -> Self {
-        Self { server, vitals, open: Mutex::default() }
+    pub(super) fn new(server: SocketAddr, vitals: Arc<Vitals>, lane: Arc<Lane>) -> Self {
+        Self { server, vitals, lane, sockets: Arc::default() }
     }
 
     /// Asks once and waits for the reply without an end of its own.
@@ -125,27 +147,39 @@ impl Pool {
         Ok(())
     }
 
-    /// A place on a socket of the pool, or on a new one.
+    /// A place on a socket of the pool, or on one from a new port.
     fn place(&self, context: &Context, query: &Arc<Query>, waiter: Waiter) -> Result<Place, (Miss, Waiter)> {
         let mut waiter = waiter;
-        let mut open = locked(&self.open);
+        let mut sockets = locked(&self.sockets);
         loop {
-            if open.len() < WIDTH
-                && let Ok(permit) = Arc::clone(&context.udp_sockets).try_acquire_owned()
-            {
-                drop(open);
-                return self.place_on_new(context, permit, query, waiter);
+            if sockets.open.len() < WIDTH {
+                if let Some(spare) = sockets.spare.pop() {
+                    let Some(socket) = spare.upgrade() else { continue };
+                    drop(sockets);
+                    if socket.renew(self.server) {
+                        return self.place_first(socket, query, waiter);
+                    }
+                    sockets = locked(&self.sockets);
+                    continue;
+                }
+                if let Ok(permit) = Arc::clone(&context.udp_sockets).try_acquire_owned() {
+                    drop(sockets);
+                    return match self.open_socket(context, permit) {
+                        Ok(socket) => self.place_first(socket, query, waiter),
+                        Err(miss) => Err((miss, waiter)),
+                    };
+                }
             }
-            if open.is_empty() {
+            if sockets.open.is_empty() {
                 context.metrics.upstream_over_sockets.increment();
                 return Err((Miss::Full, waiter));
             }
-            let drawn = rand::random_range(0..open.len());
-            if let Some(socket) = open.get(drawn).and_then(Weak::upgrade) {
+            let drawn = rand::random_range(0..sockets.open.len());
+            if let Some(socket) = sockets.open.get(drawn).and_then(Weak::upgrade) {
                 match socket.register(query, waiter) {
                     Ok((id, room)) => {
                         if room == 0 {
-                            open.swap_remove(drawn);
+                            sockets.open.swap_remove(drawn);
                         }
                         return Ok((socket, id));
                     }
@@ -153,34 +187,28 @@ impl Pool {
                 }
             }
             // It has closed, or takes no more.
-            open.swap_remove(drawn);
+            sockets.open.swap_remove(drawn);
         }
     }
 
-    /// A new socket takes its first question at once: so a slow trickle of questions has a port for each.
-    fn place_on_new(
-        &self,
-        context: &Context,
-        permit: OwnedSemaphorePermit,
-        query: &Arc<Query>,
-        waiter: Waiter,
-    ) -> Result<Place, (Miss, Waiter)> {
-        let socket = match self.open_socket(context, permit) {
-            Ok(socket) => socket,
-            Err(miss) => return Err((miss, waiter)),
-        };
+    /// A new port takes its first question at once: so a slow trickle of questions has a port for each.
+    fn place_first(&self, socket: Arc<Socket>, query: &Arc<Query>, waiter: Waiter) -> Result<Place, (Miss, Waiter)> {
         let (id, _) = socket.register(query, waiter).map_err(|waiter| (Miss::Full, waiter))?;
-        locked(&self.open).push(Arc::downgrade(&socket));
+        locked(&self.sockets).open.push(Arc::downgrade(&socket));
         Ok((socket, id))
     }
 
     fn open_socket(&self, context: &Context, permit: OwnedSemaphorePermit) -> Result<Arc<Socket>, Miss> {
         let opened = connected(self.server).and_then(|inner| {
-            let state = SocketState { room: QUESTIONS, asked: Vec::with_capacity(QUESTIONS) };
-            let vitals = Arc::clone(&self.vitals);
-            let opened = Instant::now();
-            let socket = Arc::new(Socket { inner, opened, state: Mutex::new(state), vitals, _permit: permit });
-            context.lanes.add(&socket)?;
+            let socket = Arc::new(Socket {
+                inner,
+                state: Mutex::new(SocketState::new()),
+                pool: Arc::downgrade(&self.sockets),
+                vitals: Arc::clone(&self.vitals),
+                stopped: context.stopped.clone(),
+                _permit: permit,
+            });
+            self.lane.add(&socket)?;
             Ok(socket)
         });
         opened.map_err(|error| {
@@ -217,7 +245,7 @@ fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
 
 impl Socket {
     /// Takes one datagram, if there is one, and hands it to whom it is for.
-    pub(super) fn hear(&self, buffer: &mut [u8]) -> Heard {
+    pub(super) fn hear(self: &Arc<Self>, buffer: &mut [u8]) -> Heard {
         match self.inner.recv(buffer) {
             Ok(length) => self.deliver(buffer.get_mut(..length).unwrap_or_default()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Heard::More,
@@ -226,10 +254,24 @@ impl Socket {
         }
     }
 
+    /// Begins anew, from another port. False where it is closing, or there is none to be had.
+    fn renew(&self, server: SocketAddr) -> bool {
+        let mut state = locked(&self.state);
+        if state.closed {
+            return false;
+        }
+        let renewed = disconnect(&self.inner).and_then(|()| self.inner.connect(server));
+        // What came to the old port is nobody's by now.
+        let _ = (0..STALE).take_while(|_| self.inner.recv(&mut [0; 1]).is_ok()).count();
+        *state = SocketState { asked: mem::take(&mut state.asked), closed: renewed.is_err(), ..SocketState::new() };
+        state.asked.clear();
+        renewed.is_ok()
+    }
+
     /// Is it over? Those whose patience has ended are given a task, from then on; they come to `late`.
     pub(super) fn look(&self, now: Instant, late: &mut Vec<Unsettled>) -> bool {
-        let age = now.saturating_duration_since(self.opened);
         let mut state = locked(&self.state);
+        let age = now.saturating_duration_since(state.since);
         if age >= LIFE {
             state.room = 0;
         }
@@ -241,14 +283,30 @@ impl Socket {
                 late.push(direct.await_task(asked.at, reply));
             }
         }
-        state.is_over() || age >= LIFE + LINGER
+        // A spare one waits for the rest of its life to be of use.
+        state.closed |= age >= LIFE && (state.is_over() || age >= LIFE + LINGER);
+        state.closed
+    }
+
+    /// Does anybody still wait for a reply?
+    pub(super) fn is_waited_for(&self) -> bool {
+        let is_waiting = |waiter: &Waiter| match waiter {
+            Waiter::Task(waiter) => !waiter.is_closed(),
+            Waiter::Direct(_) => true,
+        };
+        locked(&self.state).asked.iter().any(|asked| asked.waiter.as_ref().is_some_and(is_waiting))
+    }
+
+    /// Were those it was opened for stopped?
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.is_cancelled()
     }
 
     /// Takes a question, unless the socket is full or closing. Tells its id and how many more there is room for.
     fn register(&self, query: &Arc<Query>, waiter: Waiter) -> Result<(u16, usize), Waiter> {
         let at = Instant::now();
         let mut state = locked(&self.state);
-        if state.room == 0 || at.saturating_duration_since(self.opened) >= LIFE {
+        if state.closed || state.room == 0 || at.saturating_duration_since(state.since) >= LIFE {
             return Err(waiter);
         }
         state.room -= 1;
@@ -262,7 +320,7 @@ impl Socket {
         Ok((id, state.room))
     }
 
-    fn deliver(&self, packet: &mut [u8]) -> Heard {
+    fn deliver(self: &Arc<Self>, packet: &mut [u8]) -> Heard {
         let mut state = locked(&self.state);
         let id = query::id(packet);
         let asked = state.asked.iter_mut().find(|asked| Some(asked.id) == id);
@@ -277,7 +335,7 @@ impl Socket {
         // A second reply to the same question is the network's doubling; the first one counted.
         let is_first = !mem::replace(&mut asked.answered, true);
         let (at, waiter) = (asked.at, asked.waiter.take());
-        let heard = if state.is_over() { Heard::All } else { Heard::More };
+        let is_over = is_first && state.is_over();
         // Others may ask and be told while this one is being seen to.
         drop(state);
         if is_first {
@@ -294,14 +352,27 @@ impl Socket {
             };
             waiter.tell(outcome, at);
         }
-        heard
+        if is_over { self.is_spare() } else { Heard::More }
+    }
+
+    /// It has carried its questions: it is kept for others, where that many may be wanted.
+    fn is_spare(self: &Arc<Self>) -> Heard {
+        if let Some(pool) = self.pool.upgrade() {
+            let spare = &mut locked(&pool).spare;
+            if spare.len() < WIDTH {
+                spare.push(Arc::downgrade(self));
+                return Heard::More;
+            }
+        }
+        locked(&self.state).closed = true;
+        Heard::All
     }
 
     /// Takes no more questions and gives up those it has.
     fn end(&self, miss: Miss) -> Heard {
         let mut given_up = Vec::new();
         let mut state = locked(&self.state);
-        state.room = 0;
+        state.closed = true;
         for asked in &mut state.asked {
             asked.answered = true;
             given_up.extend(asked.waiter.take().map(|waiter| (waiter, asked.at)));
@@ -321,6 +392,10 @@ impl AsFd for Socket {
 }
 
 impl SocketState {
+    fn new() -> Self {
+        Self { since: Instant::now(), closed: false, room: QUESTIONS, asked: Vec::with_capacity(QUESTIONS) }
+    }
+
     /// Is nothing more expected?
     fn is_over(&self) -> bool {
         self.room == 0 && self.asked.iter().all(|asked| asked.answered)
