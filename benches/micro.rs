@@ -63,6 +63,26 @@ fn judge_a_question(bencher: Bencher<'_, '_>, name: &str) {
     bencher.bench_local(|| policy.judge_question(group, CLIENT, black_box(name.as_name()), moment));
 }
 
+/// A name that a million others stand beside in a list, another each time: no cache of the CPU holds them all.
+#[divan::bench(sample_size = 100)]
+fn judge_a_listed_name(bencher: Bencher<'_, '_>) {
+    judge_by_a_long_list(bencher, "list");
+}
+
+/// The same for names that are below what the list has, and not in it.
+#[divan::bench(sample_size = 100)]
+fn judge_a_name_that_is_not_listed(bencher: Bencher<'_, '_>) {
+    judge_by_a_long_list(bencher, "other");
+}
+
+/// Reading a list of a million names and making a policy of it.
+#[divan::bench(sample_size = 1, sample_count = 5)]
+fn load_a_long_list(bencher: Bencher<'_, '_>) {
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    write_long_list(&dir);
+    bencher.bench_local(|| load(&dir).policy.summary().patterns);
+}
+
 #[divan::bench(sample_size = 100)]
 fn judge_an_answer(bencher: Bencher<'_, '_>) {
     let (policy, answer) = (shipped_policy(), answer());
@@ -148,6 +168,41 @@ impl Place {
 
 fn shipped_policy() -> Arc<Policy> {
     shipped_config(&tempfile::tempdir().expect("a folder can be made")).policy
+}
+
+const LISTED: u32 = 1_000_000;
+
+fn listed_name(number: u32, zone: &str) -> String {
+    format!("{:08x}.{zone}{}.example", number.wrapping_mul(0x9e37_79b1), number % 997)
+}
+
+fn write_long_list(dir: &TempDir) {
+    let pack =
+        "name = \"long\"\nversion = \"1\"\n[[rules]]\nid = \"list\"\nreason = \"bench\"\nlists = [\"names.txt\"]\n";
+    let names: String = (0..LISTED).map(|number| format!("||{}^\n", listed_name(number, "list"))).collect();
+    fs::write(dir.path().join("long.toml"), pack).expect("the folder is ours");
+    fs::write(dir.path().join("names.txt"), names).expect("the folder is ours");
+    let config = "[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n[policy]\npacks = [\"./long.toml\"]\n";
+    fs::write(dir.path().join("tunnelwarden.toml"), config).expect("the folder is ours");
+}
+
+fn load(dir: &TempDir) -> Config {
+    let loaded = config::load(Some(&dir.path().join("tunnelwarden.toml")), Timestamp::now());
+    loaded.outcome.expect("what the bench wrote is valid")
+}
+
+fn judge_by_a_long_list(bencher: Bencher<'_, '_>, zone: &str) {
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    write_long_list(&dir);
+    let policy = load(&dir).policy;
+    let moment = Moment { time: Timestamp::now(), trusted: true };
+    let group = policy.group(CLIENT);
+    let names: Vec<_> = (0..LISTED).step_by(10).map(|number| name_of(&listed_name(number, zone))).collect();
+    let mut next = names.iter().cycle();
+    bencher.bench_local(|| {
+        let name = next.next().expect("it goes round");
+        policy.judge_question(group, CLIENT, black_box(name.as_name()), moment)
+    });
 }
 
 /// The default packs, and an upstream that is nobody: nothing here is asked of it but a canary.

@@ -94,6 +94,11 @@ impl<'a> NameRef<'a> {
         self.0
     }
 
+    /// Bytes that [`as_wire`](Self::as_wire) gave once, or labels of such in a row with the root's behind them.
+    pub(crate) fn from_canonical(wire: &'a [u8]) -> Self {
+        Self(wire)
+    }
+
     /// A copy that owns its bytes.
     pub fn to_owned(self) -> DomainName {
         DomainName(self.0.into())
@@ -187,6 +192,83 @@ impl NameBuffer {
         Ok(end)
     }
 
+    /// Takes a name in presentation form: with or without the last dot, any case, `\.` and `\DDD` escapes, or an
+    /// internationalised name, which becomes its ASCII form.
+    ///
+    /// # Errors
+    /// See [`InvalidName`]; the buffer then holds the root.
+    pub fn take_text(&mut self, text: &str) -> Result<(), InvalidName> {
+        let taken = self.take_any(text);
+        if taken.is_err() {
+            *self = Self::new();
+        }
+        taken
+    }
+
+    fn take_any(&mut self, text: &str) -> Result<(), InvalidName> {
+        if self.take_plain(text.as_bytes()) && !self.name().labels().any(|label| label.starts_with(b"xn--")) {
+            return Ok(());
+        }
+        if !text.is_ascii() {
+            let ascii = idna::domain_to_ascii(text).map_err(|_| InvalidName::BadIdn)?;
+            return self.take_ascii(&ascii);
+        }
+        // A label that claims to be IDNA and is not would be a name nobody can ask for by its letters.
+        if text.split('.').any(|label| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--")))
+            && idna::domain_to_unicode(text).1.is_err()
+        {
+            return Err(InvalidName::BadIdn);
+        }
+        self.take_ascii(text)
+    }
+
+    /// Most names at once: a million lines are read this way. `false`: there is something to look at more closely.
+    fn take_plain(&mut self, text: &[u8]) -> bool {
+        let text = text.strip_suffix(b".").unwrap_or(text);
+        let Some([first, room @ .., root]) = self.bytes.get_mut(..text.len() + 2) else { return false };
+        // From the right, each dot's place takes the length of the label behind it.
+        let mut length = 0;
+        for (place, &byte) in room.iter_mut().zip(text).rev() {
+            if byte == b'.' && is_length(length) {
+                *place = std::mem::take(&mut length);
+            } else if is_plain(byte) {
+                *place = byte.to_ascii_lowercase();
+                length += 1;
+            } else {
+                return false;
+            }
+        }
+        (*first, *root) = (length, 0);
+        self.length = u8::try_from(text.len() + 2).unwrap_or_default();
+        is_length(length)
+    }
+
+    fn take_ascii(&mut self, text: &str) -> Result<(), InvalidName> {
+        self.clear();
+        if text == "." {
+            return self.push_root();
+        }
+        let mut label = Vec::with_capacity(MAX_LABEL);
+        let mut bytes = text.bytes();
+        let mut closed = false;
+        while let Some(byte) = bytes.next() {
+            closed = byte == b'.';
+            match byte {
+                b'.' => {
+                    self.push_label(&label)?;
+                    label.clear();
+                }
+                b'\\' => label.push(escaped(&mut bytes)?),
+                _ if is_plain(byte) => label.push(byte),
+                _ => return Err(InvalidName::BadCharacter(char::from(byte))),
+            }
+        }
+        if !closed {
+            self.push_label(&label)?;
+        }
+        self.push_root()
+    }
+
     /// Forgets what it holds, ready for [`push_label`](Self::push_label).
     pub fn clear(&mut self) {
         self.length = 0;
@@ -221,10 +303,15 @@ impl NameBuffer {
     /// # Errors
     /// Never in practice: [`push_label`](Self::push_label) kept a byte free.
     pub fn close(mut self) -> Result<Self, InvalidName> {
+        self.push_root()?;
+        Ok(self)
+    }
+
+    fn push_root(&mut self) -> Result<(), InvalidName> {
         let end = usize::from(self.length);
         *self.bytes.get_mut(end).ok_or(InvalidName::LongName(end + 1))? = 0;
         self.length += 1;
-        Ok(self)
+        Ok(())
     }
 
     /// The name it holds.
@@ -242,54 +329,26 @@ impl Default for NameBuffer {
 impl FromStr for DomainName {
     type Err = InvalidName;
 
-    /// Reads presentation form: with or without the last dot, any case, `\.` and `\DDD` escapes, or
-    /// an internationalised name, which becomes its ASCII form.
+    /// Reads presentation form, as [`NameBuffer::take_text`] does.
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        if !text.is_ascii() {
-            let ascii = idna::domain_to_ascii(text).map_err(|_| InvalidName::BadIdn)?;
-            return parse_ascii(&ascii);
-        }
-        // A label that claims to be IDNA and is not would be a name nobody can ask for by its letters.
-        if text.split('.').any(|label| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--")))
-            && idna::domain_to_unicode(text).1.is_err()
-        {
-            return Err(InvalidName::BadIdn);
-        }
-        parse_ascii(text)
+        let mut buffer = NameBuffer::new();
+        buffer.take_text(text)?;
+        Ok(buffer.name().to_owned())
     }
-}
-
-fn parse_ascii(text: &str) -> Result<DomainName, InvalidName> {
-    if text == "." {
-        return Ok(DomainName::root());
-    }
-    let mut buffer = NameBuffer::new();
-    buffer.clear();
-    let mut label = Vec::with_capacity(MAX_LABEL);
-    let mut bytes = text.bytes();
-    let mut closed = false;
-    while let Some(byte) = bytes.next() {
-        closed = byte == b'.';
-        match byte {
-            b'.' => {
-                buffer.push_label(&label)?;
-                label.clear();
-            }
-            b'\\' => label.push(escaped(&mut bytes)?),
-            _ if is_plain(byte) => label.push(byte),
-            _ => return Err(InvalidName::BadCharacter(char::from(byte))),
-        }
-    }
-    if !closed {
-        buffer.push_label(&label)?;
-    }
-    Ok(buffer.close()?.name().to_owned())
 }
 
 /// May a byte stand in presentation form as it is? Letters, digits, hyphen, and what service names use.
 /// The rest, `/` and `:` of an address bar among it, is more often a mistake than a name and wants an escape.
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_+=~!#%&'^`{|}".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'_' | b'+' | b'=' | b'~' | b'!' | b'#' | b'%' | b'&' | b'\'' | b'^' | b'`' | b'{' | b'|' | b'}'
+        )
+}
+
+fn is_length(length: u8) -> bool {
+    (1..=MAX_LABEL).contains(&usize::from(length))
 }
 
 fn escaped(bytes: &mut std::str::Bytes<'_>) -> Result<u8, InvalidName> {
@@ -457,6 +516,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_of_reading_a_name_finds_what_the_long_way_finds(
+            text in "[aB9._\\\\*-]{0,6}", label in "[xX][nN]--[a-z]{1,3}|[a-z]{0,70}", times in 0..5_usize
+        ) {
+            let text = [&*text, &*vec![label; times].join(".")].concat();
+            let (mut short, mut long) = (NameBuffer::new(), NameBuffer::new());
+            let (taken, read) = (short.take_plain(text.as_bytes()), long.take_ascii(&text));
+            // What is escaped is left to the long way.
+            prop_assert_eq!(taken, read.is_ok() && text != "." && !text.contains('\\'), "{}", text);
+            prop_assert!(!taken || short.name() == long.name(), "{}", text);
+        }
+
         #[test]
         fn what_is_printed_is_harmless_and_reads_back_as_the_same_name(
             labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..12), 1..8)

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     document::{nearest, quoted},
     policy::{
-        list::{self, Skipped},
+        list::{self, List, Skipped},
         pack::{Origin, parse},
-        plan::{List, Pack},
+        plan::Pack,
     },
     problem::{Located, Place, Problem, Problems, SourceFile},
 };

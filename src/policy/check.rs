@@ -15,6 +15,7 @@ use super::{
     compile::patterns_in,
     groups::canonical,
     judge::Nobody,
+    list::List,
     path::Path,
     pattern::{Pattern, Shape},
     plan::{Pack, PackRule, Plan},
@@ -22,7 +23,7 @@ use super::{
     table::{Entry as PatternEntry, Found, Record, Spot, Table},
 };
 use crate::{
-    name::{DomainName, NameRef},
+    name::{DomainName, MAX_NAME, NameRef},
     problem::{Located, Place, Problem, Problems, Severity},
 };
 
@@ -82,8 +83,9 @@ pub(super) fn own_ingress(located: &Located<String>, whole_domain: bool) -> Resu
         let problem = Problem::error(place, format!("own ingress {name} lies under {theirs}, which is ngrok's own"));
         return Err(problem.hint("a custom connect URL is a name in a domain of the company's"));
     }
-    let suffix = public_suffix(&name, false).labels;
-    let labels = name.as_name().label_count();
+    let from_left: Vec<&[u8]> = name.as_name().labels().collect();
+    let suffix = public_suffix(from_left.iter().rev().copied()).labels;
+    let labels = from_left.len();
     if labels <= suffix {
         let problem =
             Problem::error(place, format!("own ingress {name} is a public suffix, under which others register"));
@@ -99,16 +101,15 @@ pub(super) fn own_ingress(located: &Located<String>, whole_domain: bool) -> Resu
     Ok(name)
 }
 
-/// Does a pattern match a suffix of the public suffix list's ICANN section? Packs must be able to name those of
-/// the private section, such as ngrok.io.
-pub(super) fn covers_public_suffix(pattern: &Pattern) -> bool {
-    let labels = pattern.name.as_name().label_count();
-    let is_suffix = |below: bool| {
-        let suffix = public_suffix(&pattern.name, below);
-        suffix.icann && suffix.labels == labels + usize::from(below)
+/// Does a pattern of the path's name match a suffix of the public suffix list's ICANN section? Packs must be able to
+/// name those of the private section, such as ngrok.io.
+pub(super) fn covers_public_suffix(shape: Shape, path: &Path<'_>) -> bool {
+    let is_suffix = |below: Option<&'static [u8]>| {
+        let suffix = public_suffix(path.from_right().chain(below));
+        suffix.icann && suffix.labels == path.labels() + usize::from(below.is_some())
     };
     // A rule such as *.ck makes suffixes of all names below.
-    is_suffix(false) || (matches!(pattern.shape, Shape::Within | Shape::Below) && is_suffix(true))
+    is_suffix(None) || (matches!(shape, Shape::Within | Shape::Below) && is_suffix(Some(b"0")))
 }
 
 struct Suffix {
@@ -116,15 +117,12 @@ struct Suffix {
     icann: bool,
 }
 
-/// The public suffix of a name, or of any name just `below` it.
-fn public_suffix(name: &DomainName, below: bool) -> Suffix {
-    let labels: Vec<&[u8]> = name.as_name().labels().collect();
-    let any: Option<&[u8]> = below.then_some(b"0");
-    let info = psl::List.find(labels.iter().rev().copied().chain(any));
+/// The public suffix of the name that has these labels, from the right.
+fn public_suffix<'a>(labels: impl Iterator<Item = &'a [u8]> + Clone) -> Suffix {
+    let info = psl::List.find(labels.clone());
     // The length counts bytes of text; whole labels from the right add up to it.
     let mut length = 0;
-    let from_right = labels.iter().rev().copied().chain(any);
-    let ends = from_right.map(|label| {
+    let ends = labels.map(|label| {
         length += label.len() + usize::from(length > 0);
         length
     });
@@ -199,7 +197,7 @@ fn packs(plan: &Plan, policy: &Policy, problems: &mut Problems) {
 }
 
 fn ports(rule: &PackRule, problems: &mut Problems) {
-    let allows = !rule.allow.is_empty() || rule.lists.iter().any(|list| !list.allow.is_empty());
+    let allows = !rule.allow.is_empty() || rule.lists.iter().any(List::allows);
     if !rule.ports.is_empty() && !allows {
         let problem = Problem::error(&rule.id.place, format!("rule {:?} has ports but allows nothing", rule.id.value));
         problems.push(problem.hint("ports say what the firewall opens for the names under allow"));
@@ -311,14 +309,16 @@ fn blocks_below_ingress(policy: &Policy, problems: &mut Problems) {
     let mut owned = Table::default();
     for own in &policy.summary.ingress {
         let entry = PatternEntry { allows: true, rule: RuleId(0), spot: Spot::Line(0, 0) };
-        owned.insert(&policy.hashing, &Pattern { shape: Shape::Below, name: own.clone() }, entry);
+        owned.insert(Shape::Below, &Path::new(&policy.hashing, own.as_wire()), entry);
     }
     if owned.len() == 0 {
         return;
     }
+    let mut room = [0; MAX_NAME];
     for table in policy.block_tables() {
         for record in table.records().filter(Record::blocks) {
-            let above = owned.best(&Path::new(&policy.hashing, record.name), |_| true, &mut Nobody);
+            let path = Path::new(&policy.hashing, record.name.whole(&mut room));
+            let above = owned.best(&path, |_| true, &mut Nobody);
             let own = above.and_then(|found| owned.record_of(&found)).and_then(|own| own.pattern());
             if let (Some(own), Some(pattern)) = (own, record.pattern()) {
                 let message =

@@ -11,9 +11,10 @@ use super::{
     addresses::Networks,
     check,
     groups::{Groups, canonical},
-    path::Hashing,
+    list::{List, Listed},
+    path::{Hashing, Path},
     pattern::{InvalidPattern, Pattern, Shape},
-    plan::{List, Pack, PackRule, Plan},
+    plan::{Pack, PackRule, Plan},
     rule::Origin,
     table::{Entry, Spot, Table},
 };
@@ -134,7 +135,7 @@ impl<'p> Compiler<'p> {
                 patterns: self.policy.pack_patterns.len() - before,
             });
         }
-        self.policy.pack_patterns.shrink();
+        self.policy.pack_patterns.finish(&self.policy.hashing);
         self.policy.networks.link();
     }
 
@@ -187,8 +188,7 @@ impl<'p> Compiler<'p> {
                 Ok(name) => {
                     self.ingress.insert(name.clone());
                     let entry = Entry { allows: true, rule: id, spot: Spot::Place(&located.place) };
-                    let pattern = Pattern { shape: Shape::Within, name };
-                    table.insert(&self.policy.hashing, &pattern, entry);
+                    table.insert(Shape::Within, &Path::new(&self.policy.hashing, name.as_wire()), entry);
                 }
             }
         }
@@ -209,7 +209,7 @@ impl<'p> Compiler<'p> {
         if table.len() == 0 {
             return 0;
         }
-        table.shrink();
+        table.finish(&self.policy.hashing);
         self.policy.tables.push(table);
         number(self.policy.tables.len() - 1)
     }
@@ -253,8 +253,7 @@ impl RuleText {
 
 /// How many patterns a rule brings at most.
 pub(super) fn patterns_in(rule: &PackRule) -> usize {
-    let listed = |list: &List| list.block.len() + list.allow.len();
-    rule.block.len() + rule.allow.len() + rule.lists.iter().map(listed).sum::<usize>()
+    rule.block.len() + rule.allow.len() + rule.lists.iter().map(List::len).sum::<usize>()
 }
 
 fn add_located(
@@ -264,15 +263,22 @@ fn add_located(
     problems: &mut Problems,
 ) {
     for text in texts {
-        match pattern(&text.value) {
-            Err(problem) => problems.push(problem.at(&text.place, &text.value)),
-            Ok(pattern) => {
-                let entry = Entry { allows, rule, spot: Spot::Place(&text.place) };
-                if !table.insert(hashing, &pattern, entry) {
-                    problems.push(full(&text.place));
-                    return;
-                }
+        let pattern = match Pattern::parse(&text.value) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                problems.push(invalid(&text.place, &text.value, &error));
+                continue;
             }
+        };
+        let path = Path::new(hashing, pattern.name.as_wire());
+        if check::covers_public_suffix(pattern.shape, &path) {
+            problems.push(Problem::error(&text.place, covers_public_suffix(&pattern)).hint(ONE_BY_ONE));
+            continue;
+        }
+        let entry = Entry { allows, rule, spot: Spot::Place(&text.place) };
+        if !table.insert(pattern.shape, &path, entry) {
+            problems.push(full(&text.place));
+            return;
         }
     }
 }
@@ -285,27 +291,26 @@ fn add_list(
 ) {
     let number = table.add_list(&list.path);
     let mut broken = 0;
-    let lines = list.block.iter().map(|line| (line, false)).chain(list.allow.iter().map(|line| (line, true)));
-    for ((line, text), allows) in lines {
-        match pattern(text) {
-            Err(problem) => {
-                broken += 1;
-                if broken <= MAX_LIST_PROBLEMS {
-                    problems.push(problem.on_line(&list.path, *line, text));
-                }
+    for Listed { line, within, allows, name } in list.entries() {
+        let shape = if within { Shape::Within } else { Shape::Exact };
+        let path = Path::new(hashing, name.as_wire());
+        if check::covers_public_suffix(shape, &path) {
+            broken += 1;
+            if broken <= MAX_LIST_PROBLEMS {
+                let message = covers_public_suffix(&Pattern { shape, name: name.to_owned() });
+                let problem = Problem::without_place(format!("{}:{line}: {message}", list.path));
+                problems.push(problem.hint(ONE_BY_ONE));
             }
-            Ok(pattern) => {
-                let entry = Entry { allows, rule, spot: Spot::Line(number, *line) };
-                if !table.insert(hashing, &pattern, entry) {
-                    problems.push(full(place));
-                    return;
-                }
-            }
+            continue;
+        }
+        if !table.insert(shape, &path, Entry { allows, rule, spot: Spot::Line(number, line) }) {
+            problems.push(full(place));
+            return;
         }
     }
     if broken > MAX_LIST_PROBLEMS {
         let more = broken - MAX_LIST_PROBLEMS;
-        problems.push(Problem::without_place(format!("{}: {more} more lines that are no patterns", list.path)));
+        problems.push(Problem::without_place(format!("{}: {more} more lines that cover public suffixes", list.path)));
     }
 }
 
@@ -313,45 +318,20 @@ fn full(place: &Place) -> Problem {
     Problem::error(place, "more patterns than 4 GiB can hold")
 }
 
-/// Why a text cannot be a pattern here.
-enum Unusable {
-    Invalid(InvalidPattern),
-    PublicSuffix(Pattern),
-}
-
-fn pattern(text: &str) -> Result<Pattern, Unusable> {
-    let pattern = Pattern::parse(text).map_err(Unusable::Invalid)?;
-    if check::covers_public_suffix(&pattern) { Err(Unusable::PublicSuffix(pattern)) } else { Ok(pattern) }
-}
-
-impl Unusable {
-    fn message(&self, text: &str) -> String {
-        match self {
-            Self::Invalid(error) => format!("{text:?} is no pattern: {error}"),
-            Self::PublicSuffix(pattern) => {
-                format!("pattern {pattern} covers the public suffix {}, under which others register", pattern.name)
-            }
-        }
-    }
-
-    fn with_hint(&self, problem: Problem) -> Problem {
-        match self {
-            Self::Invalid(error) => match error.hint() {
-                Some(hint) => problem.hint(hint),
-                None => problem,
-            },
-            Self::PublicSuffix(_) => problem.hint("name the domains one by one"),
-        }
-    }
-
-    fn at(&self, place: &Place, text: &str) -> Problem {
-        self.with_hint(Problem::error(place, self.message(text)))
-    }
-
-    fn on_line(&self, path: &str, line: u32, text: &str) -> Problem {
-        self.with_hint(Problem::without_place(format!("{path}:{line}: {}", self.message(text))))
+fn invalid(place: &Place, text: &str, error: &InvalidPattern) -> Problem {
+    let problem = Problem::error(place, format!("{text:?} is no pattern: {error}"));
+    match error.hint() {
+        Some(hint) => problem.hint(hint),
+        None => problem,
     }
 }
+
+fn covers_public_suffix(pattern: &Pattern) -> String {
+    format!("pattern {pattern} covers the public suffix {}, under which others register", pattern.name)
+}
+
+/// What to do instead.
+const ONE_BY_ONE: &str = "name the domains one by one";
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)

@@ -6,6 +6,8 @@
 //! something; the patterns of all packs lie in one table, and a scope knows which packs count.
 
 mod addresses;
+mod arena;
+mod bytes;
 mod check;
 mod compile;
 mod explain;

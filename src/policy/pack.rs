@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use super::plan::{List, Pack, PackRule};
+use super::{
+    list::List,
+    plan::{Pack, PackRule},
+};
 use crate::{
     document::{self, Table, Value},
     problem::{Located, Problems, SourceFile},
@@ -115,7 +118,7 @@ mod tests {
     fn parsed(text: &str, origin: Origin) -> (Option<Pack>, Vec<String>) {
         let file = Arc::new(SourceFile { path: "ngrok.toml".into(), text: text.into() });
         let mut problems = Problems::default();
-        let mut read_list = |path: &Located<String>| Some(List { path: path.value.clone(), ..List::default() });
+        let mut read_list = |path: &Located<String>| Some(List::new(&path.value));
         let pack = parse(&file, origin, &mut problems, &mut read_list);
         let told =
             problems.iter().map(|problem| format!("{}: {}", problem.place.as_ref().unwrap().line(), problem.message));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
 
-use super::{Action, Mode};
+use super::{Action, Mode, list::List};
 use crate::problem::{Located, Place};
 
 /// Everything a policy is made from.
@@ -132,15 +132,4 @@ pub struct PackRule {
     pub ports: Vec<u16>,
     /// Where the facts are from.
     pub source: Option<String>,
-}
-
-/// What a file of names holds. Its lines have no [`Located`] each: a million of them must stay small.
-#[derive(Clone, Debug, Default)]
-pub struct List {
-    /// The file's path, for messages.
-    pub path: String,
-    /// Patterns it blocks, with their line numbers.
-    pub block: Vec<(u32, Box<str>)>,
-    /// Patterns it allows (`@@`), with their line numbers.
-    pub allow: Vec<(u32, Box<str>)>,
 }

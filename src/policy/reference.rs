@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::{
     compile::build,
     groups::canonical,
+    list::List,
     pattern::{Pattern, Shape},
     plan::{Exception, Group, Pack, PackRule, Plan},
     tests::{at, name, net, pack_of, rule_of},
@@ -134,11 +135,13 @@ impl<'p> Reference<'p> {
     fn packs(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         for (label, rule) in self.active_rules() {
-            let listed = rule.lists.iter().flat_map(|list| list.block.iter().map(|(_, text)| &**text));
-            let block = rule.block.iter().map(|text| &*text.value).chain(listed);
-            lines.extend(block.map(|text| (Pattern::parse(text).unwrap(), true, label.clone())));
-            let allow = rule.allow.iter().map(|text| (Pattern::parse(&text.value).unwrap(), false, label.clone()));
-            lines.extend(allow);
+            let read = |text: &Located<String>| Pattern::parse(&text.value).unwrap();
+            lines.extend(rule.block.iter().map(|text| (read(text), true, label.clone())));
+            lines.extend(rule.allow.iter().map(|text| (read(text), false, label.clone())));
+            for entry in rule.lists.iter().flat_map(List::entries) {
+                let shape = if entry.within { Shape::Within } else { Shape::Exact };
+                lines.push((Pattern { shape, name: entry.name.to_owned() }, !entry.allows, label.clone()));
+            }
         }
         lines
     }
@@ -224,16 +227,38 @@ fn ingress() -> impl Strategy<Value = Vec<Located<String>>> {
     prop::collection::vec(a_name(2..4).prop_map(|text| at(&text)), 0..2)
 }
 
+/// A line of a list, and the patterns that it means: each blocks, or allows.
+type ListLine = (String, Vec<(String, bool)>);
+
+fn a_list(most: usize) -> impl Strategy<Value = Vec<ListLine>> {
+    let line = (a_name(0..5), a_name(0..5), 0..8).prop_map(|(one, other, form)| {
+        let (line, means) = match form {
+            0 => ("# a note".to_owned(), vec![]),
+            1 => (format!("{one} {other}"), vec![]),
+            2 => (format!("0.0.0.0 {one} localhost {other} # {one}"), vec![(one, true), (other, true)]),
+            3 => (format!("||{one}^"), vec![(format!(".{one}"), true)]),
+            4 => (format!("@@{one}"), vec![(one, false)]),
+            5 => (format!("@@||{one}^"), vec![(format!(".{one}"), false)]),
+            _ => (format!("{one}\r"), vec![(one, true)]),
+        };
+        (line, means)
+    });
+    prop::collection::vec(line, 0..most)
+}
+
+fn text_of(lines: &[ListLine]) -> String {
+    lines.iter().map(|(line, _)| format!("{line}\n")).collect()
+}
+
 fn a_pack(number: usize) -> impl Strategy<Value = Pack> {
     let network = prop::sample::select(vec!["192.0.2.0/24", "192.0.2.0/30", "192.0.2.1/32", "2001:db8::/32"]);
     let networks = prop::collection::vec(network.prop_map(net), 0..2);
-    let rules = prop::collection::vec((patterns(4), patterns(3), patterns(3), networks), 1..3);
+    let rules = prop::collection::vec((patterns(4), patterns(3), a_list(4), networks), 1..3);
     rules.prop_map(move |rules| {
         let rules = rules.into_iter().enumerate().map(|(id, (block, allow, listed, networks))| {
             let mut rule = PackRule { networks, ..rule_of(&format!("r{id}"), &[], &[]) };
-            let lines = (1..).zip(listed).map(|(line, text)| (line, text.value.into())).collect();
             (rule.block, rule.allow) = (block, allow);
-            rule.lists = vec![plan::List { path: "names.txt".into(), block: lines, allow: Vec::new() }];
+            rule.lists = vec![list::parse("names.txt", text_of(&listed).as_bytes()).0];
             rule
         });
         pack_of(&format!("p{number}"), rules.collect())
@@ -307,6 +332,36 @@ proptest! {
         }
         let verdict = policy.judge_answer(group, &names, &addresses);
         prop_assert_eq!(told(&policy, verdict), reference.answer(&names, &addresses));
+    }
+
+    #[test]
+    fn a_list_decides_as_its_lines_read_one_by_one_and_the_line_that_decided_is_told(
+        lines in a_list(60),
+        names in prop::collection::vec(a_name(0..6), 8),
+    ) {
+        let mut rule = rule_of("listed", &[], &[]);
+        rule.lists = vec![list::parse("names.txt", text_of(&lines).as_bytes()).0];
+        let mut plan = Plan { packs: vec![pack_of("p", vec![rule])], ..Plan::default() };
+        plan.defaults.packs = vec![0];
+        let (policy, problems) = build(&plan);
+        prop_assert!(problems.is_empty(), "{}", problems);
+        let means = (1..).zip(&lines).flat_map(|(number, (_, means))| means.iter().map(move |mean| (number, mean)));
+        let patterns: Vec<(Pattern, bool, String)> = means
+            .map(|(number, (text, blocks))| (Pattern::parse(text).unwrap(), *blocks, format!("names.txt:{number}")))
+            .collect();
+        let mut distinct: Vec<(String, bool)> = patterns.iter().map(|(p, blocks, _)| (p.to_string(), *blocks)).collect();
+        distinct.sort();
+        distinct.dedup();
+        prop_assert_eq!(policy.summary().patterns, distinct.len());
+        for asked in names.iter().map(|text| name(text)) {
+            let moment = Moment { time: Timestamp::UNIX_EPOCH, trusted: true };
+            let explained = policy.explain("192.0.2.1".parse().unwrap(), asked.as_name(), None, moment);
+            let candidates = explained.walk.into_iter().flat_map(|walked| walked.candidates);
+            let decided = candidates.filter(|candidate| candidate.fate == Fate::Wins).map(|candidate| {
+                (candidate.decision == explain::Decision::Block, candidate.origin.unwrap().to_string())
+            });
+            prop_assert_eq!(decided.collect::<Vec<_>>(), Vec::from_iter(winner(patterns.clone(), asked.as_name())), "{}", asked);
+        }
     }
 
     #[test]

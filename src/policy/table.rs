@@ -1,21 +1,25 @@
 //! Patterns made findable: for a name, the most specific of a million, by one probe for each of its labels.
 //!
-//! A record is a few bytes in one arena: flags, name, rule, and where it was read. The index holds offsets
-//! into it, searched by the hash of a suffix. Patterns with stars in the middle hang in a small tree of
-//! labels from the right, whose edges are hashed too. About 35 bytes for a name of usual length.
+//! The records lie in an arena. The index holds offsets into it, searched by the hash of a suffix; a record
+//! counts only where its name is the same, byte for byte. Patterns with stars in the middle hang in a small
+//! tree of labels from the right, whose edges are hashed too. A line of a list takes some 25 to 30 bytes.
 
 use std::cmp::Reverse;
 
 use hashbrown::HashTable;
 
 use super::{
+    arena::{Arena, Name, Stored},
     judge::Witness,
     path::{Hashing, Path},
     pattern::{Pattern, Rank, STAR, Shape},
     rule::Origin,
     verdict::RuleId,
 };
-use crate::{name::DomainName, problem::Place};
+use crate::{
+    name::{DomainName, MAX_NAME},
+    problem::Place,
+};
 
 /// What sets the hash of "an allowed name lies below this one" apart from the name's own.
 const ABOVE: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -27,7 +31,7 @@ const FLAG_LISTED: u8 = 16;
 /// A set of patterns, each with its decision and rule.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    arena: Vec<u8>,
+    arena: Arena,
     index: HashTable<u32>,
     stars: Option<Box<Stars>>,
     places: Vec<Place>,
@@ -75,8 +79,8 @@ pub(super) struct Found {
 pub(super) struct Record<'a> {
     offset: u32,
     flags: u8,
-    /// The name it bears, in wire form.
-    pub(super) name: &'a [u8],
+    /// The name it bears.
+    pub(super) name: Name<'a>,
     /// Whose it is.
     pub(super) rule: RuleId,
     spot: (u32, u32),
@@ -85,13 +89,16 @@ pub(super) struct Record<'a> {
 impl Table {
     /// Makes room, so that growing does not hash everything again.
     pub(super) fn reserve(&mut self, hashing: &Hashing, patterns: usize) {
-        let arena = &self.arena;
+        let arena = &mut self.arena;
+        arena.share(patterns);
         self.index.reserve(patterns, |&offset| hash_of(hashing, arena, offset));
     }
 
-    /// Gives back what was reserved and not used.
-    pub(super) fn shrink(&mut self) {
-        self.arena.shrink_to_fit();
+    /// Gives back what was reserved and not used. Nothing may be added afterwards.
+    pub(super) fn finish(&mut self, hashing: &Hashing) {
+        let arena = &mut self.arena;
+        arena.finish();
+        self.index.shrink_to_fit(|&offset| hash_of(hashing, arena, offset));
         self.places.shrink_to_fit();
     }
 
@@ -101,34 +108,42 @@ impl Table {
         number(self.lists.len() - 1)
     }
 
-    /// Adds a pattern; the same pattern with the same decision and rule is kept once. `false`: the table is full.
-    pub(super) fn insert(&mut self, hashing: &Hashing, pattern: &Pattern, entry: Entry<'_>) -> bool {
-        let wire = pattern.name.as_wire();
-        let flags = pattern.shape as u8 | if entry.allows { FLAG_ALLOWS } else { 0 };
-        let path = Path::new(hashing, wire);
-        if pattern.shape == Shape::Middle {
-            if self.has_starred(flags, &path, wire, entry.rule) {
+    /// Adds a pattern of the path's name; the same pattern with the same decision and rule is kept once. `false`: the
+    /// table is full.
+    pub(super) fn insert(&mut self, shape: Shape, path: &Path<'_>, entry: Entry<'_>) -> bool {
+        let flags = shape as u8 | if entry.allows { FLAG_ALLOWS } else { 0 };
+        if shape == Shape::Middle {
+            if self.has_starred(flags, path, entry.rule) {
                 return true;
             }
-            let Some(offset) = self.append(flags, wire, entry) else { return false };
-            self.stars.get_or_insert_default().insert(hashing, &self.arena, &path, offset);
+            let Some(offset) = self.append(flags, path.wire(), entry) else { return false };
+            self.stars.get_or_insert_default().insert(&self.arena, path, offset);
             self.patterns += 1;
             return true;
         }
         let Some(whole) = path.suffixes().next() else { return true };
-        if !self.has(whole.hash, flags, wire, entry.rule) {
-            if !self.index_record(hashing, whole.hash, flags, wire, entry) {
-                return false;
-            }
+        if !self.has(whole.hash, flags, whole.wire, entry.rule) {
+            let offset = match entry.spot {
+                Spot::Line(list, line) => {
+                    self.arena.append_sharing(flags | FLAG_LISTED, path, entry.rule, (list, line))
+                }
+                Spot::Place(_) => self.append(flags, whole.wire, entry),
+            };
+            let Some(offset) = offset else { return false };
+            self.index_record(path.hashing, whole.hash, offset);
             self.lengths |= 1 << whole.labels;
             self.patterns += 1;
         }
         // RFC 8020: NXDOMAIN says that nothing exists below. Where something allowed does, NODATA has to be said.
-        let shelters = entry.allows && matches!(pattern.shape, Shape::Exact | Shape::Within);
+        let shelters = entry.allows && matches!(shape, Shape::Exact | Shape::Within);
         path.suffixes().skip(1).take_while(|_| shelters).all(|parent| {
             let hash = parent.hash ^ ABOVE;
-            self.has(hash, FLAG_ABOVE, parent.wire, entry.rule)
-                || self.index_record(hashing, hash, FLAG_ABOVE, parent.wire, entry)
+            if self.has(hash, FLAG_ABOVE, parent.wire, entry.rule) {
+                return true;
+            }
+            let Some(offset) = self.append(FLAG_ABOVE, parent.wire, entry) else { return false };
+            self.index_record(path.hashing, hash, offset);
+            true
         })
     }
 
@@ -140,7 +155,7 @@ impl Table {
     /// Bytes it takes, in the arena and the index.
     #[cfg(test)]
     pub(super) fn size(&self) -> usize {
-        self.arena.capacity() + self.index.allocation_size()
+        self.arena.size() + self.index.allocation_size()
     }
 
     /// The most specific of the active patterns that match; on a tie the one that blocks.
@@ -198,11 +213,10 @@ impl Table {
         })
     }
 
-    /// Every record of a pattern, in no particular order.
+    /// Every record of a pattern, in the order in which they were added.
     pub(super) fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        let starred = self.stars.iter().flat_map(|stars| stars.patterns.iter().map(|&(offset, _)| offset));
-        let all = self.index.iter().copied().chain(starred);
-        all.filter_map(|offset| self.record(offset)).filter(|record| record.flags & FLAG_ABOVE == 0)
+        let all = self.arena.records().map(|(offset, stored)| Record::new(offset, stored));
+        all.filter(|record| record.flags & FLAG_ABOVE == 0)
     }
 
     /// The record that won.
@@ -234,66 +248,52 @@ impl Table {
         })
     }
 
-    fn has_starred(&self, flags: u8, path: &Path<'_>, wire: &[u8], rule: RuleId) -> bool {
+    fn has_starred(&self, flags: u8, path: &Path<'_>, rule: RuleId) -> bool {
         let mut found = false;
         let mut compare = |offset| {
-            let old = self.named(offset, wire);
+            let old = self.named(offset, path.wire());
             found |= old.is_some_and(|old| old.flags & !FLAG_LISTED == flags && old.rule == rule);
         };
         self.stars.iter().for_each(|stars| stars.visit(&self.arena, path, &mut compare));
         found
     }
 
-    fn index_record(&mut self, hashing: &Hashing, hash: u64, flags: u8, wire: &[u8], entry: Entry<'_>) -> bool {
-        let Some(offset) = self.append(flags, wire, entry) else { return false };
+    fn index_record(&mut self, hashing: &Hashing, hash: u64, offset: u32) {
         let arena = &self.arena;
         self.index.insert_unique(hash, offset, |&offset| hash_of(hashing, arena, offset));
-        true
     }
 
     fn append(&mut self, flags: u8, wire: &[u8], entry: Entry<'_>) -> Option<u32> {
-        let offset = u32::try_from(self.arena.len()).ok()?;
         let (listed, spot) = match entry.spot {
-            Spot::Line(list, line) => (FLAG_LISTED, [list, line]),
-            Spot::Place(_) if flags & FLAG_ABOVE != 0 => (0, [0, 0]),
+            Spot::Line(list, line) => (FLAG_LISTED, (list, line)),
+            Spot::Place(_) if flags & FLAG_ABOVE != 0 => (0, (0, 0)),
             Spot::Place(place) => {
                 self.places.push(place.clone());
-                (0, [number(self.places.len() - 1), 0])
+                (0, (number(self.places.len() - 1), 0))
             }
         };
-        self.arena.push(flags | listed);
-        self.arena.extend_from_slice(wire);
-        push_number(&mut self.arena, entry.rule.0);
-        spot.into_iter().for_each(|value| push_number(&mut self.arena, value));
-        Some(offset)
+        self.arena.append(flags | listed, wire, entry.rule, spot)
     }
 
-    /// The record at an offset if it bears this name; compares before it decodes.
+    /// The record at an offset if it bears this name.
     fn named(&self, offset: u32, wire: &[u8]) -> Option<Record<'_>> {
-        let start = offset as usize + 1;
-        if self.arena.get(start..start + wire.len())? != wire {
-            return None;
-        }
-        self.decode(offset, wire.len())
+        self.arena.named(offset, wire).map(|stored| Record::new(offset, stored))
     }
 
     fn record(&self, offset: u32) -> Option<Record<'_>> {
-        self.decode(offset, name_length(self.arena.get(offset as usize + 1..)?))
-    }
-
-    fn decode(&self, offset: u32, length: usize) -> Option<Record<'_>> {
-        let (&flags, rest) = self.arena.get(offset as usize..)?.split_first()?;
-        let (name, mut rest) = rest.split_at_checked(length)?;
-        let rule = RuleId(take_number(&mut rest)?);
-        let spot = (take_number(&mut rest)?, take_number(&mut rest)?);
-        Some(Record { offset, flags, name, rule, spot })
+        self.arena.record(offset).map(|stored| Record::new(offset, stored))
     }
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    fn new(offset: u32, Stored { flags, name, rule, spot }: Stored<'a>) -> Self {
+        Self { offset, flags, name, rule, spot }
+    }
+
     /// The pattern, written out.
     pub(super) fn pattern(&self) -> Option<Pattern> {
-        Some(Pattern { shape: self.shape()?, name: DomainName::from_wire(self.name).ok()? })
+        let mut room = [0; MAX_NAME];
+        Some(Pattern { shape: self.shape()?, name: DomainName::from_wire(self.name.whole(&mut room)).ok()? })
     }
 
     /// Does it block?
@@ -356,11 +356,11 @@ impl Default for Stars {
 }
 
 impl Stars {
-    fn insert(&mut self, hashing: &Hashing, arena: &[u8], path: &Path<'_>, offset: u32) {
+    fn insert(&mut self, arena: &Arena, path: &Path<'_>, offset: u32) {
         let mut at = 0;
         for index in (0..path.labels()).rev() {
             let label = number(offset as usize + 1 + path.start(index));
-            at = self.child_or_new(hashing, arena, at, path.label(index), label);
+            at = self.child_or_new(path.hashing, arena, at, path.label(index), label);
         }
         let place = number(self.patterns.len() + 1);
         if let Some(node) = self.nodes.get_mut(at as usize) {
@@ -368,7 +368,7 @@ impl Stars {
         }
     }
 
-    fn child_or_new(&mut self, hashing: &Hashing, arena: &[u8], parent: u32, text: &[u8], label: u32) -> u32 {
+    fn child_or_new(&mut self, hashing: &Hashing, arena: &Arena, parent: u32, text: &[u8], label: u32) -> u32 {
         let next = number(self.nodes.len());
         let node = Node { parent, label, ..Node::default() };
         let above = self.node(parent);
@@ -394,12 +394,12 @@ impl Stars {
     }
 
     /// Calls `hit` for each record that matches. Walks only nodes that exist, each at most once.
-    fn visit(&self, arena: &[u8], path: &Path<'_>, hit: &mut impl FnMut(u32)) {
+    fn visit(&self, arena: &Arena, path: &Path<'_>, hit: &mut impl FnMut(u32)) {
         self.descend(arena, path, (0, path.labels()), hit);
     }
 
     /// One label further to the left. As deep as the name has labels, at most 127.
-    fn descend(&self, arena: &[u8], path: &Path<'_>, (at, left): (u32, usize), hit: &mut impl FnMut(u32)) {
+    fn descend(&self, arena: &Arena, path: &Path<'_>, (at, left): (u32, usize), hit: &mut impl FnMut(u32)) {
         let node = self.node(at);
         let Some(index) = left.checked_sub(1) else {
             let mut next = node.first;
@@ -424,57 +424,19 @@ impl Stars {
         self.nodes.get(at as usize).copied().unwrap_or_default()
     }
 
-    fn child(&self, arena: &[u8], parent: u32, hash: u64, text: &[u8]) -> Option<u32> {
+    fn child(&self, arena: &Arena, parent: u32, hash: u64, text: &[u8]) -> Option<u32> {
         let is_it = |&child: &u32| {
             let node = self.node(child);
-            node.parent == parent && label_at(arena, node.label) == text
+            node.parent == parent && arena.label(node.label) == text
         };
         self.edges.find(hash, is_it).copied()
     }
 }
 
-fn hash_of(hashing: &Hashing, arena: &[u8], offset: u32) -> u64 {
-    let Some((&flags, rest)) = arena.get(offset as usize..).and_then(<[u8]>::split_first) else { return 0 };
-    let hash = hashing.whole(rest.get(..name_length(rest)).unwrap_or_default());
-    if flags & FLAG_ABOVE == 0 { hash } else { hash ^ ABOVE }
-}
-
-fn label_at(arena: &[u8], offset: u32) -> &[u8] {
-    let Some((&length, rest)) = arena.get(offset as usize..).and_then(<[u8]>::split_first) else { return &[] };
-    rest.get(..usize::from(length)).unwrap_or_default()
-}
-
-/// Length of the name in wire form that these bytes begin with, the root label included.
-fn name_length(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(&length) = bytes.get(at)
-        && length > 0
-    {
-        at += 1 + usize::from(length);
-    }
-    at + 1
-}
-
-/// Seven bits a byte, the low ones first.
-fn push_number(arena: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        arena.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    arena.push(value as u8);
-}
-
-fn take_number(bytes: &mut &[u8]) -> Option<u32> {
-    let mut value = 0;
-    for shift in (0..32).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u32::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
+fn hash_of(hashing: &Hashing, arena: &Arena, offset: u32) -> u64 {
+    let Some(record) = arena.record(offset) else { return 0 };
+    let hash = hashing.whole(record.name.whole(&mut [0; MAX_NAME]));
+    if record.flags & FLAG_ABOVE == 0 { hash } else { hash ^ ABOVE }
 }
 
 /// Counts of things that lie in the arena, which ends before 4 GiB.

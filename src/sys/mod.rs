@@ -3,6 +3,7 @@
 pub mod datagram;
 pub mod holder;
 pub mod interfaces;
+pub mod memory;
 pub mod peer;
 
 mod ancillary;

@@ -112,6 +112,32 @@ fn a_reload_with_a_broken_file_under_load_loses_nothing_and_changes_nothing() {
 }
 
 #[test]
+fn a_long_list_read_again_and_again_keeps_no_memory_and_costs_no_answer() {
+    const NAMES: u64 = 100_000;
+    let upstream = upstream_for_all();
+    let daemon = Daemon::start_with(&config(&upstream, "[policy]\npacks = [\"ngrok\", \"ours\"]"), write_pack);
+    let read_names = |round: u64| {
+        let line = |number| format!("||n{number}.round{round}.zone{}.example^\n", number % 997);
+        let names: String = (0..NAMES).map(line).collect();
+        fs::write(daemon.folder().join("policies/names.txt"), names).unwrap();
+        read_again(&daemon);
+        assert!(is_blocked(&daemon, &format!("x.n99999.round{round}.zone299.example")));
+        assert!(!is_blocked(&daemon, &format!("n1.round{round}.zone2.example")));
+    };
+    read_again(&daemon);
+    let before = daemon.memory();
+    (0..5).for_each(read_names);
+    // What was in force goes once the last question that saw it is answered.
+    wait_for("at most 50 bytes a name", || (daemon.memory() < before + 50 * NAMES).then_some(()));
+    let load = Load::on(daemon.dns());
+    load.go_on_for(50);
+    read_names(5);
+    load.go_on_for(50);
+    let (wrong, asked) = load.end();
+    assert!(wrong.is_empty(), "{} of {asked}: {wrong:?}", wrong.len());
+}
+
+#[test]
 fn a_change_that_takes_much_away_waits_for_a_yes() {
     let upstream = upstream_for_all();
     let full = |more: &str| config(&upstream, &format!("{more}\n[organization]\ningress = [\"connect.acme.example\"]"));
