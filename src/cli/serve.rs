@@ -13,12 +13,10 @@ use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
     daemon::{self, Setup},
-    sys::memory,
 };
 
 pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     start_log();
-    memory::return_large_blocks();
     let read_at = SystemTime::now();
     let mut loaded = config::load(common.config.as_deref(), Timestamp::now());
     print_problems(&loaded.problems);

@@ -55,13 +55,18 @@ const POINTER: u8 = 0xc0;
 const POINTER_SIZE: usize = 3;
 const MAX_ENDS: usize = 1 << 22;
 
+/// Bytes that a record has besides its entry in a list, where there are not millions of rules.
+const MOST_BESIDES: usize = 6;
+
 /// Bits for seen ends for each name, and at most: 2 MiB.
 const SEEN_A_NAME: usize = 4;
 const MAX_SEEN: usize = 1 << 24;
 
 impl Arena {
-    /// From now on listed names share their ends; so many may come.
-    pub(super) fn share(&mut self, names: usize) {
+    /// From now on listed names share their ends. So many may come, from lists of so many bytes.
+    pub(super) fn share(&mut self, names: usize, bytes: usize) {
+        // At once: growing would leave twice the memory behind.
+        self.bytes.reserve_exact(bytes + MOST_BESIDES * names);
         let bits = names.saturating_mul(SEEN_A_NAME).clamp(64, MAX_SEEN).next_power_of_two();
         self.sharing = Some(Box::new(Sharing { known: HashTable::new(), seen: vec![0; bits / 64].into() }));
     }
@@ -233,7 +238,7 @@ mod tests {
     fn names_that_share_an_end_read_back_whole_and_are_told_apart() {
         let hashing = Hashing::default();
         let mut arena = Arena::default();
-        arena.share(100);
+        arena.share(100, 1000);
         let texts: Vec<String> = ["", "a.", "b.a.", "c.b.a.", r"\003com."]
             .iter()
             .flat_map(|front| ["com", "x.com", "longer.x.com", "example"].map(|end| format!("{front}{end}")))

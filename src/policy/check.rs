@@ -105,7 +105,7 @@ pub(super) fn own_ingress(located: &Located<String>, whole_domain: bool) -> Resu
 /// name those of the private section, such as ngrok.io.
 pub(super) fn covers_public_suffix(shape: Shape, path: &Path<'_>) -> bool {
     let is_suffix = |below: Option<&'static [u8]>| {
-        let suffix = public_suffix(path.from_right().chain(below));
+        let suffix = public_suffix(path.labels_from_right().chain(below));
         suffix.icann && suffix.labels == path.labels() + usize::from(below.is_some())
     };
     // A rule such as *.ck makes suffixes of all names below.

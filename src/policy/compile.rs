@@ -14,7 +14,7 @@ use super::{
     list::{List, Listed},
     path::{Hashing, Path},
     pattern::{InvalidPattern, Pattern, Shape},
-    plan::{Pack, PackRule, Plan},
+    plan::{PackRule, Plan},
     rule::Origin,
     table::{Entry, Spot, Table},
 };
@@ -118,9 +118,10 @@ impl<'p> Compiler<'p> {
     }
 
     fn add_packs(&mut self) {
-        let count = |pack: &Pack| pack.rules.iter().map(patterns_in).sum::<usize>();
-        let expected = self.plan.packs.iter().map(count).sum();
-        self.policy.pack_patterns.reserve(&self.policy.hashing, expected);
+        let rules = self.plan.packs.iter().flat_map(|pack| &pack.rules);
+        let patterns = rules.clone().map(patterns_in).sum();
+        let bytes = rules.flat_map(|rule| &rule.lists).map(List::size).sum();
+        self.policy.pack_patterns.reserve(&self.policy.hashing, patterns, bytes);
         for (number, pack) in (0..).zip(&self.plan.packs) {
             let before = self.policy.pack_patterns.len();
             for rule in &pack.rules {

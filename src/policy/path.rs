@@ -110,7 +110,7 @@ impl<'a> Path<'a> {
     }
 
     /// The labels from right to left.
-    pub(super) fn from_right(&self) -> impl Iterator<Item = &'a [u8]> + Clone {
+    pub(super) fn labels_from_right(&self) -> impl Iterator<Item = &'a [u8]> + Clone {
         (0..self.labels).rev().map(|index| self.label(index))
     }
 

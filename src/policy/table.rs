@@ -87,10 +87,11 @@ pub(super) struct Record<'a> {
 }
 
 impl Table {
-    /// Makes room, so that growing does not hash everything again.
-    pub(super) fn reserve(&mut self, hashing: &Hashing, patterns: usize) {
+    /// Makes room for patterns, and for those of lists of so many bytes, so that growing does not hash and copy
+    /// everything again.
+    pub(super) fn reserve(&mut self, hashing: &Hashing, patterns: usize, bytes: usize) {
         let arena = &mut self.arena;
-        arena.share(patterns);
+        arena.share(patterns, bytes);
         self.index.reserve(patterns, |&offset| hash_of(hashing, arena, offset));
     }
 

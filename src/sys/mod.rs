@@ -3,7 +3,6 @@
 pub mod datagram;
 pub mod holder;
 pub mod interfaces;
-pub mod memory;
 pub mod peer;
 
 mod ancillary;
