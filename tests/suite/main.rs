@@ -12,6 +12,7 @@
 mod admin;
 mod commands;
 mod documents;
+mod doors_agree;
 mod encrypted_upstreams;
 mod house;
 mod questions;
