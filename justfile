@@ -38,5 +38,11 @@ bench:
 bench-peers *arguments:
     cargo bench --locked --bench peers -- {{arguments}}
 
+# Everything at once against the release binary, on loopback, for ten minutes: memory, descriptors and threads must
+# stay as they are, and nothing may get lost that no limit counts. `just soak 120` measures two minutes, after a
+# warm-up of as many.
+soak *seconds:
+    cargo bench --locked --bench peers -- soak {{seconds}}
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

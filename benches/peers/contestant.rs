@@ -36,7 +36,7 @@ pub(crate) struct Terms {
     pub(crate) groups: usize,
     /// Room for answers in tunnelwarden's cache, in MiB.
     pub(crate) cache: usize,
-    /// May it use the load's CPU too?
+    /// May it use the load's CPU too, with a second worker?
     pub(crate) both_cpus: bool,
 }
 
@@ -142,7 +142,10 @@ impl Kind {
         let program = self.program(ground).with_context(|| format!("{} is not installed", self.name()))?;
         let site = Site { dir: &dir, address, upstream: ground.upstream, terms };
         let arguments = match self {
-            Self::Echo => vec!["echo".to_owned(), address.to_string()],
+            Self::Echo => {
+                let workers = if terms.both_cpus { "2" } else { "1" };
+                vec!["echo".to_owned(), address.to_string(), workers.to_owned()]
+            }
             Self::Tunnelwarden => site.tunnelwarden()?,
             Self::Unbound => site.unbound()?,
             Self::Dnsdist => site.dnsdist()?,

@@ -125,7 +125,7 @@ fn run(
     let (spent_before, others_before) = (spent(), busy() - ours());
     let outcome = match carrier {
         Carrier::Udp => ask(server.address, questions, cursor, Pace::Full(time))?,
-        Carrier::Tcp => ask_over_tcp(server.address, questions, time)?,
+        Carrier::Tcp => ask_over_tcp(server.address, questions, &mut 0, time)?,
     };
     let others = (busy() - ours() - others_before).max(0.0) / outcome.elapsed.as_secs_f64().max(1e-9);
     if entry.kind == Kind::Tunnelwarden && questions.is_right(NXDOMAIN) {

@@ -24,6 +24,9 @@ const WINDOW: usize = 128;
 /// After so long a question counts as lost.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// The same where every lost question counts and the machine may be busy: as long as a client would wait.
+const MUCH_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Ids in use on one socket: a power of two, far more than wait at once.
 const SLOTS: usize = 4096;
 
@@ -47,6 +50,8 @@ pub(crate) struct Outcome {
 pub(crate) enum Pace {
     /// As fast as answers come, for so long.
     Full(Duration),
+    /// The same, but only what a client would give up counts as lost.
+    Patient(Duration),
     /// So many questions a second, for so long.
     Rate(f64, Duration),
     /// Each question once, as fast as answers come.
@@ -112,7 +117,7 @@ pub(crate) fn ask(
         }
         if last_sweep.elapsed() > PATIENCE / 4 {
             last_sweep = Instant::now();
-            outcome.lost += flows.iter_mut().map(|flow| flow.give_up(last_sweep)).sum::<u64>();
+            outcome.lost += flows.iter_mut().map(|flow| flow.give_up(last_sweep, pace.patience())).sum::<u64>();
         }
         if is_over && flows.iter().all(|flow| flow.waiting == 0) {
             outcome.elapsed = last_answer - began;
@@ -125,7 +130,7 @@ impl Pace {
     /// How many questions may be sent now; `None` when there will be no more.
     fn due(self, passed: Duration, sent: u64, list: usize) -> Option<u64> {
         match self {
-            Self::Full(time) => (passed < time).then_some(u64::MAX),
+            Self::Full(time) | Self::Patient(time) => (passed < time).then_some(u64::MAX),
             Self::Rate(rate, time) => {
                 (passed < time).then(|| ((passed.as_secs_f64() * rate) as u64).saturating_sub(sent))
             }
@@ -135,7 +140,7 @@ impl Pace {
 
     fn window(self) -> usize {
         match self {
-            Self::Full(_) | Self::Once => WINDOW / SOCKETS,
+            Self::Full(_) | Self::Patient(_) | Self::Once => WINDOW / SOCKETS,
             Self::Rate(..) => PACED_WINDOW,
         }
     }
@@ -143,8 +148,15 @@ impl Pace {
     /// How long to wait for answers before it may be time to ask again.
     fn nap(self) -> Duration {
         match self {
-            Self::Full(_) | Self::Once => Duration::from_millis(20),
+            Self::Full(_) | Self::Patient(_) | Self::Once => Duration::from_millis(20),
             Self::Rate(..) => Duration::from_micros(50),
+        }
+    }
+
+    fn patience(self) -> Duration {
+        match self {
+            Self::Patient(_) => MUCH_PATIENCE,
+            Self::Full(_) | Self::Rate(..) | Self::Once => PATIENCE,
         }
     }
 }
@@ -193,9 +205,9 @@ impl Flow {
         }
     }
 
-    fn give_up(&mut self, now: Instant) -> u64 {
+    fn give_up(&mut self, now: Instant, patience: Duration) -> u64 {
         let mut lost = 0;
-        for slot in self.sent_at.iter_mut().filter(|slot| slot.is_some_and(|at| now - at > PATIENCE)) {
+        for slot in self.sent_at.iter_mut().filter(|slot| slot.is_some_and(|at| now - at > patience)) {
             *slot = None;
             lost += 1;
         }
@@ -219,20 +231,26 @@ struct Line {
     outgoing: Vec<u8>,
 }
 
-/// Asks the questions over [`CONNECTIONS`] TCP connections, several at once on each.
-pub(crate) fn ask_over_tcp(target: SocketAddrV4, questions: &Questions, time: Duration) -> anyhow::Result<Outcome> {
+/// Asks the questions from number `cursor` on, which is moved forward, over [`CONNECTIONS`] TCP connections, several
+/// at once on each.
+pub(crate) fn ask_over_tcp(
+    target: SocketAddrV4,
+    questions: &Questions,
+    cursor: &mut u64,
+    time: Duration,
+) -> anyhow::Result<Outcome> {
     let mut lines = (0..CONNECTIONS).map(|_| Line::open(target)).collect::<Result<Vec<_>, _>>()?;
     let mut watch = Watch::new(lines.iter().map(|line| line.stream.as_raw_fd()));
-    let mut outcome = Outcome::default();
-    let mut cursor = 0;
+    let (mut outcome, mut packet) = (Outcome::default(), Packet::new());
     let began = Instant::now();
     let mut last_answer = began;
     loop {
         let is_over = began.elapsed() >= time;
         for line in &mut lines {
             while !is_over && line.waiting < PIPELINE {
-                line.queue(questions.bytes(cursor), cursor as u16);
-                cursor += 1;
+                questions.write(*cursor, *cursor as u16, &mut packet);
+                line.queue(packet.content());
+                *cursor += 1;
             }
             line.flush().context("a TCP connection broke")?;
         }
@@ -259,10 +277,9 @@ impl Line {
         Ok(Self { stream, waiting: 0, unread: Vec::new(), outgoing: Vec::new() })
     }
 
-    fn queue(&mut self, question: &[u8], id: u16) {
+    fn queue(&mut self, question: &[u8]) {
         self.outgoing.extend((question.len() as u16).to_be_bytes());
-        self.outgoing.extend(id.to_be_bytes());
-        self.outgoing.extend(&question[2..]);
+        self.outgoing.extend(question);
         self.waiting += 1;
     }
 

@@ -33,9 +33,24 @@ fn on_cpu(path: PathBuf) -> Duration {
 
 /// Resident memory of a process, in bytes.
 pub(crate) fn resident(pid: u32) -> u64 {
+    status(pid, "VmRSS:") * 1024
+}
+
+/// Threads of a process.
+pub(crate) fn threads(pid: u32) -> u64 {
+    status(pid, "Threads:")
+}
+
+/// Open file descriptors of a process.
+pub(crate) fn descriptors(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |open| open.count() as u64)
+}
+
+/// A number of the kernel's account of a process; 0 where the process is gone.
+fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Tasks that wanted a CPU over the last minute.

@@ -121,6 +121,21 @@ impl Questions {
         Self { list: (0..networks.max(NAMES)).map(asked).collect(), rcodes: &[NOERROR] }
     }
 
+    /// Everything that fills something: of 100 questions some 14 are new, one is new and refused, 10 are refused and the
+    /// rest is soon cached; from 50 clients.
+    pub(crate) fn of_all_kinds() -> Self {
+        let one = |number: usize| {
+            let question = match number % 100 {
+                50 => Question::fresh_below(BLOCKED[0]),
+                kind if kind % 7 == 3 => Question::fresh(),
+                kind if kind % 10 == 1 => Question::new(&format!("x{}.{}", number / 10 % NAMES, BLOCKED[0])),
+                _ => Question::new(&allowed_name(number * 7 % NAMES)),
+            };
+            Question { source: Ipv4Addr::new(127, 2, (number / 100 % 50) as u8, 1), ..question }
+        };
+        Self { list: (0..10 * NAMES).map(one).collect(), rcodes: &[NOERROR, NXDOMAIN] }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.list.len()
     }
@@ -142,11 +157,6 @@ impl Questions {
                 *byte = b"0123456789abcdef"[digit as usize];
             }
         }
-    }
-
-    /// The bytes of the question of this number, without an id of its own.
-    pub(crate) fn bytes(&self, number: u64) -> &[u8] {
-        &self.list[(number % self.list.len() as u64) as usize].bytes
     }
 }
 
@@ -171,7 +181,11 @@ impl Question {
     }
 
     fn fresh() -> Self {
-        Self { bytes: encode("00000000.miss.example"), source: Ipv4Addr::LOCALHOST, fresh: true }
+        Self::fresh_below("miss.example")
+    }
+
+    fn fresh_below(domain: &str) -> Self {
+        Self { bytes: encode(&format!("00000000.{domain}")), source: Ipv4Addr::LOCALHOST, fresh: true }
     }
 }
 

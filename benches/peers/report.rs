@@ -11,7 +11,7 @@ use crate::{
     plot::{svg, thousands},
     question::Workload,
     server::Start,
-    trial::{Board, Effort, Results, TWO_WORKERS, WITH_LIST},
+    trial::{Board, Effort, Results, TWO_ECHOES, TWO_WORKERS, WITH_LIST},
 };
 
 /// One line of the goals' table.
@@ -263,7 +263,12 @@ fn goal_of_list(results: &Results) -> Option<Goal> {
 fn goal_of_workers(results: &Results, workload: Workload) -> Option<Goal> {
     let (board, one) = found(results, workload, Kind::Tunnelwarden.name())?;
     let (_, two) = found(results, workload, TWO_WORKERS)?;
-    Some(Goal::times(&format!("{}, two workers by one", board.label), two.times(one), 1.05))
+    let mut goal = Goal::times(&format!("{}, two workers by one", board.label), two.times(one), 1.05);
+    if let (Some((_, _, one)), Some((_, two))) = (board.rows.first(), found(results, workload, TWO_ECHOES)) {
+        // What two cores do to each other in the kernel, nobody above it can spare.
+        let _ = write!(goal.goal, " (the echo's: {:.2})", two.times(one).median);
+    }
+    Some(goal)
 }
 
 fn goals_of_start(results: &Results) -> Vec<Goal> {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -108,9 +108,35 @@ impl Server {
         bail!("it does not answer {name} as it should: {}", self.last_words())
     }
 
+    /// Is it the process that was started?
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, and kills it where it does not; how it ended by itself.
+    pub(crate) fn stop(&mut self) -> Option<ExitStatus> {
+        if self.is_running() {
+            kernel::terminate(self.pid());
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < STOP {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(5)),
+                ended => return ended.ok().flatten(),
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        None
+    }
+
+    /// What it has written so far.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.join("output")).unwrap_or_default()).into_owned()
+    }
+
     fn last_words(&self) -> String {
-        let text = fs::read(self.dir.join("output")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.output();
         let lines: Vec<_> = text.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
@@ -118,15 +144,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        kernel::terminate(self.pid());
-        let asked = Instant::now();
-        while asked.elapsed() < STOP {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }

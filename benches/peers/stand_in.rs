@@ -2,18 +2,33 @@
 //! knows every name. Both run as processes of their own, so that their CPU time is told apart.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
 use anyhow::Context;
+use socket2::{Domain, Socket, Type};
 
 use crate::kernel::{BATCH, Packet, receive, send};
 
-/// One receive and one send for each datagram, the reply bit set, nothing else: what the kernel alone costs.
-pub(crate) fn echo(address: SocketAddrV4) -> anyhow::Result<()> {
-    let socket = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+/// One receive and one send for each datagram, the reply bit set, nothing else: what the kernel alone costs. Each of
+/// the workers has a socket of its own; the kernel spreads the clients over them.
+pub(crate) fn echo(address: SocketAddrV4, workers: usize) -> anyhow::Result<()> {
+    let sockets = (0..workers).map(|_| shared_socket(address)).collect::<io::Result<Vec<_>>>();
+    let sockets = sockets.with_context(|| format!("cannot listen on {address}"))?;
+    thread::scope(|scope| sockets.iter().for_each(|socket| drop(scope.spawn(|| echo_on(socket)))));
+    Ok(())
+}
+
+fn shared_socket(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn echo_on(socket: &UdpSocket) {
     let mut bytes = [0; 2048];
     loop {
         let Ok((length, peer)) = socket.recv_from(&mut bytes) else { continue };

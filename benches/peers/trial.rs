@@ -123,6 +123,8 @@ pub(crate) struct Growth {
 /// Rows of ours besides the plain one.
 pub(crate) const WITH_LIST: &str = "tunnelwarden, long list";
 pub(crate) const TWO_WORKERS: &str = "tunnelwarden, two workers";
+/// How much of what a second worker costs is the kernel's own.
+pub(crate) const TWO_ECHOES: &str = "echo, two workers";
 
 pub(crate) fn run(effort: Effort, binary: PathBuf) -> anyhow::Result<Results> {
     let plan = match effort {
@@ -229,6 +231,7 @@ impl Trial {
         let long = Terms { listed: self.plan.listed, ..Terms::default() };
         entries.push(self.entry(Kind::Tunnelwarden, WITH_LIST, long)?);
         let both = Terms { both_cpus: true, ..Terms::default() };
+        entries.push(self.entry(Kind::Echo, TWO_ECHOES, both)?);
         entries.push(self.entry(Kind::Tunnelwarden, TWO_WORKERS, both)?);
         Ok(entries)
     }
@@ -238,7 +241,7 @@ impl Trial {
         for workload in Workload::ALL {
             let takes_part = |entry: &&Entry| match entry.label.as_str() {
                 WITH_LIST => workload == Workload::Blocked,
-                TWO_WORKERS => matches!(workload, Workload::Blocked | Workload::Cached),
+                TWO_ECHOES | TWO_WORKERS => matches!(workload, Workload::Blocked | Workload::Cached),
                 _ => true,
             };
             let entries: Vec<_> = entries.iter().filter(takes_part).collect();
@@ -256,7 +259,7 @@ impl Trial {
         for entry in &entries {
             // dnsdist keeps what came over TCP apart from what came over UDP.
             let questions = Workload::Cached.questions();
-            ask_over_tcp(entry.server.address, &questions, self.plan.time)
+            ask_over_tcp(entry.server.address, &questions, &mut 0, self.plan.time)
                 .with_context(|| format!("{} does not answer over TCP", entry.label))?;
         }
         self.board("TCP cached, 16 connections", Workload::Cached, &entries, Carrier::Tcp)
