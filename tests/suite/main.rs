@@ -14,6 +14,7 @@ mod commands;
 mod documents;
 mod encrypted_upstreams;
 mod house;
+mod ingress;
 mod questions;
 mod real_client;
 mod reload;
