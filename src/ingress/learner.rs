@@ -143,8 +143,9 @@ impl Learner {
         let due = self.turns.iter_mut().filter(|(_, turn)| !turn.is_out && turn.due <= now);
         for (name, turn) in due.take(AT_ONCE.saturating_sub(self.out.len())) {
             turn.is_out = true;
-            let (terms, name) = (Arc::clone(&self.terms.borrow()), name.clone());
-            self.out.push(Box::pin(async move { look_up(&terms.upstream, name).await }));
+            // Not the terms: a policy that a reload replaced must not live on with a slow answer.
+            let (upstream, name) = (Arc::clone(&self.terms.borrow().upstream), name.clone());
+            self.out.push(Box::pin(async move { look_up(&upstream, name).await }));
         }
     }
 
