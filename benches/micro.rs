@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use divan::{Bencher, black_box};
 use jiff::Timestamp;
 use std::time::Instant;
@@ -19,9 +20,10 @@ use tunnelwarden::{
     cache::{Cache, KeyRef},
     config::{self, Config},
     gateway::{Access, Asker, Clock, Gateway, InForce, Step},
+    ingress::Published,
     metrics::Metrics,
     name::{DomainName, NameBuffer},
-    policy::{Moment, Policy},
+    policy::{Learned, Moment, Policy, Sighting, Source},
     upstream::{Lanes, Surroundings, Upstream},
     wire::{
         CLASS_IN,
@@ -83,11 +85,13 @@ fn load_a_long_list(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| load(&dir).policy.summary().patterns);
 }
 
-#[divan::bench(sample_size = 100)]
-fn judge_an_answer(bencher: Bencher<'_, '_>) {
-    let (policy, answer) = (shipped_policy(), answer());
+/// Beside so many learned ingress addresses.
+#[divan::bench(args = [0, 1000], sample_size = 100)]
+fn judge_an_answer(bencher: Bencher<'_, '_>, count: u32) {
+    let (policy, answer, learned) = (shipped_policy(), answer(), learned(count));
     let group = policy.group(CLIENT);
-    bencher.bench_local(|| policy.judge_answer(group, black_box(answer.aliases()), answer.addresses()));
+    bencher
+        .bench_local(|| policy.judge_answer(group, black_box(answer.aliases()), answer.addresses(), &learned.load()));
 }
 
 #[divan::bench(sample_size = 100)]
@@ -120,9 +124,9 @@ fn record_an_attempt(bencher: Bencher<'_, '_>) {
 }
 
 /// From the bytes of a question to the bytes of the reply, all but the socket.
-#[divan::bench(args = [BLOCKED, ALLOWED], sample_size = BURST, sample_count = BURSTS)]
-fn answer_a_question(bencher: Bencher<'_, '_>, name: &str) {
-    let place = Place::new();
+#[divan::bench(args = [(BLOCKED, 0), (ALLOWED, 0), (ALLOWED, 1000)], sample_size = BURST, sample_count = BURSTS)]
+fn answer_a_question(bencher: Bencher<'_, '_>, (name, count): (&str, u32)) {
+    let place = Place::beside(learned(count));
     let packet = question(name);
     let asker = Asker { client: SocketAddr::new(CLIENT, 40_000), via: None, transport: Transport::Udp };
     let mut out = Vec::with_capacity(512);
@@ -143,6 +147,10 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::beside(Published::default())
+    }
+
+    fn beside(learned: Published) -> Self {
         let dir = tempfile::tempdir().expect("a folder can be made");
         let config = shipped_config(&dir);
         let runtime = Runtime::new().expect("a runtime can be made");
@@ -154,7 +162,7 @@ impl Place {
         let access = Access::new(&config.limits, [], Arc::clone(&metrics));
         let (udp_size, others) = (config.limits.udp_size, config.limits.others);
         let gateway = Gateway::new(
-            InForce { policy: config.policy, udp_size, others },
+            InForce { policy: config.policy, learned, udp_size, others },
             Arc::new(upstream),
             Arc::new(access),
             filled_cache(),
@@ -210,6 +218,15 @@ fn shipped_config(dir: &TempDir) -> Config {
     let path = dir.path().join("tunnelwarden.toml");
     fs::write(&path, "[upstream]\nservers = [\"udp://127.0.0.1:9\"]\n").expect("the folder is ours");
     config::load(Some(&path), Timestamp::now()).outcome.expect("the defaults are valid")
+}
+
+/// So many addresses of a name of the default packs; the answers here have none of them.
+fn learned(count: u32) -> Published {
+    let (source, seen) = (Source::Name(name_of("connect.ngrok-agent.com")), Timestamp::now());
+    let sighting = Sighting { source, first: seen, last: seen };
+    let addresses = (0..count).map(|index| IpAddr::from(Ipv4Addr::from(0x0384_0000 + index * 97)));
+    let learned = Learned::default().followed_by(addresses.map(|address| (address, sighting.clone())));
+    Arc::new(ArcSwap::from_pointee(learned))
 }
 
 fn filled_cache() -> Cache {

@@ -20,13 +20,15 @@ pub mod wire;
 pub mod audit;
 pub mod cache;
 pub mod upstream;
-// 4: the order of events
+// 4: where ingresses are found
+pub mod ingress;
+// 5: the order of events
 pub mod gateway;
-// 5: doors
+// 6: doors
 pub mod admin;
 pub mod control;
 pub mod listen;
-// 6: assembly
+// 7: assembly
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -206,6 +206,24 @@ counters! {
     upstream_over_sockets = "upstream_turned_away_total" { "bound=\"sockets\"" };
     /// Canary questions that came back through an upstream server.
     upstream_loops = "upstream_loops_total";
+    /// Names of packs whose addresses were looked up.
+    ingress_lookups = "ingress_lookups_total";
+    /// The same that brought no answer for A or AAAA.
+    ingress_failures = "ingress_lookup_failures_total";
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_not_global = "ingress_turned_away_total" { "reason=\"not-global\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_own = "ingress_turned_away_total" { "reason=\"own\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_on_link = "ingress_turned_away_total" { "reason=\"on-link\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_upstream = "ingress_turned_away_total" { "reason=\"upstream\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_organization = "ingress_turned_away_total" { "reason=\"organization\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_shared = "ingress_turned_away_total" { "reason=\"shared\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_crowded = "ingress_turned_away_total" { "reason=\"crowded\"" };
     /// Attempts taken into the record's queue.
     audit_attempts = "audit_attempts_total";
     /// Attempts, rows, lines or messages of the record that were given up, by where.

@@ -14,11 +14,12 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     fs,
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{Name, RData, Record, RecordType, rdata},
@@ -31,8 +32,10 @@ use tunnelwarden::{
     cache::{Cache, KeyRef},
     config,
     gateway::{Access, Asker, Clock, Gateway, InForce, Step},
+    ingress::Published,
     metrics::Metrics,
     name::DomainName,
+    policy::{Learned, Sighting, Source},
     upstream::{Lanes, Surroundings, Upstream},
     wire::{
         CLASS_IN,
@@ -81,6 +84,16 @@ until = UNTIL
 reason = "a test"
 "#;
 
+/// Where `connect.ngrok-agent.com` is, as a lookup of the daemon's own found it.
+const LEARNED: Ipv4Addr = Ipv4Addr::new(3, 133, 228, 214);
+
+fn learned() -> Published {
+    let seen = Timestamp::now();
+    let source = Source::Name("connect.ngrok-agent.com".parse().unwrap());
+    let sighting = Sighting { source, first: seen, last: seen };
+    Arc::new(ArcSwap::from_pointee(Learned::default().followed_by([(LEARNED.into(), sighting)])))
+}
+
 /// Often enough that a window of the record, which lets in one attempt a minute, does not matter.
 const TIMES: u64 = 1000;
 
@@ -115,7 +128,7 @@ impl House {
         )
         .unwrap();
         let gateway = Gateway::new(
-            InForce { policy: config.policy, udp_size: 1232, others: config.limits.others },
+            InForce { policy: config.policy, learned: learned(), udp_size: 1232, others: config.limits.others },
             Arc::new(upstream),
             Arc::new(Access::new(&config.limits, config.client_networks, Arc::clone(&metrics))),
             Cache::new(&config.cache, Arc::clone(&metrics)),
@@ -128,11 +141,16 @@ impl House {
         house.remember("own.acme.example", None);
         house.remember("open.ngrok-agent.com", None);
         house.remember("behind.example", Some("connect.ngrok-agent.com"));
+        house.remember_at("hidden.example", None, LEARNED);
         house
     }
 
     /// Puts an address, perhaps behind an alias, into the cache.
     fn remember(&self, text: &str, alias: Option<&str>) {
+        self.remember_at(text, alias, Ipv4Addr::new(192, 0, 2, 1));
+    }
+
+    fn remember_at(&self, text: &str, alias: Option<&str>, address: Ipv4Addr) {
         let name = |text| Name::from_ascii(text).unwrap();
         let mut reply = question(text);
         reply.metadata.message_type = MessageType::Response;
@@ -140,7 +158,7 @@ impl House {
         if let Some(alias) = alias {
             reply.add_answer(Record::from_rdata(name(text), 3600, RData::CNAME(rdata::CNAME(name(alias)))));
         }
-        let address = RData::A(rdata::A::new(192, 0, 2, 1));
+        let address = RData::A(rdata::A(address));
         reply.add_answer(Record::from_rdata(name(alias.unwrap_or(text)), 3600, address));
         let owned: DomainName = text.parse().unwrap();
         let asked = Asked { name: owned.as_name(), qtype: 1, qclass: CLASS_IN, dnssec_ok: false };
@@ -194,8 +212,10 @@ fn a_blocked_question_that_repeats_takes_no_memory_and_is_recorded_each_time() {
 #[test]
 fn a_question_blocked_for_its_answer_takes_no_memory_and_is_recorded_each_time() {
     let house = House::open();
-    assert_eq!(house.allocations("10.1.2.3", "behind.example"), 0);
-    assert_eq!(house.recorded("behind.example"), 1 + TIMES);
+    for name in ["behind.example", "hidden.example"] {
+        assert_eq!(house.allocations("10.1.2.3", name), 0, "{name}");
+        assert_eq!(house.recorded(name), 1 + TIMES, "{name}");
+    }
 }
 
 #[test]

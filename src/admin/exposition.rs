@@ -40,6 +40,8 @@ fn policy(text: &mut String, view: &View) {
     gauge(text, "tunnelwarden_policy_rules", "Rules in force.", plain(summary.rules));
     gauge(text, "tunnelwarden_policy_groups", "Client groups beside the default.", plain(summary.groups));
     gauge(text, "tunnelwarden_policy_exceptions", "Dated exceptions, past ones too.", plain(summary.exceptions));
+    let learned = view.gateway.in_force().learned.load().len();
+    gauge(text, "tunnelwarden_ingress_addresses", "Learned ingress addresses in force.", plain(learned));
     let files = *view.files.borrow();
     let succeeded = u8::from(files.reading == Reading::Loaded);
     let help = "Whether the files as they were read last are in force.";

@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Common, Exit};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
-    policy::Mode,
+    policy::{Mode, UnknownOnIngress},
     problem::{Problem, Problems, Severity, printable},
 };
 
@@ -86,6 +86,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         cache: _,
         limits: _,
         audit,
+        ingress: learning,
         organization,
         client_networks: _,
         policy,
@@ -109,6 +110,16 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         let whose = if outline.packs.contains(&pack.name) { "" } else { ", for groups only" };
         let (rules, patterns) = (counted(pack.rules, "rule"), counted(pack.patterns, "pattern"));
         lines.push(("pack", format!("{} {} ({rules}, {patterns}{whose})", pack.name, pack.version)));
+    }
+    let names = policy.resolved().count();
+    if names > 0 {
+        let unknown = match outline.unknown_on_ingress {
+            UnknownOnIngress::Refuse => "",
+            UnknownOnIngress::Observe => ", only recorded",
+        };
+        let remember = SignedDuration::try_from(learning.remember).unwrap_or(SignedDuration::MAX);
+        let names = counted(names, "ingress name");
+        lines.push(("addresses", format!("of {names} looked up, remembered for {remember:#}{unknown}")));
     }
     let local = outline.allow.len() + outline.block.len();
     if local > 0 {

@@ -13,8 +13,12 @@ use serde::{Serialize, Serializer};
 
 use super::Exit;
 use crate::{
+    ingress::Report,
     name::DomainName,
-    policy::{Action, Candidate, Conclusion, Decision, Explanation, Fate, Moment, Outcome, Policy, Step, Walked},
+    policy::{
+        Action, Candidate, Conclusion, Decision, Explanation, Fate, Learned, Mode, Moment, Outcome, Policy, Step,
+        Walked,
+    },
     problem::printable,
 };
 
@@ -22,8 +26,11 @@ use crate::{
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     /// Name that is asked for.
-    #[arg(value_name = "NAME")]
-    pub name: DomainName,
+    #[arg(value_name = "NAME", required_unless_present = "learned")]
+    pub name: Option<DomainName>,
+    /// List the ingress addresses that the daemon has learned, and what it turned away.
+    #[arg(long, conflicts_with_all = ["name", "qtype", "client", "answer"])]
+    pub learned: bool,
     /// Record type that is asked for; a blocked name is refused whatever it is.
     #[arg(long = "type", value_name = "TYPE", default_value = "A", value_parser = record_type)]
     pub qtype: RecordType,
@@ -68,6 +75,18 @@ struct Shown<'a> {
     #[serde(flatten)]
     explanation: &'a Explanation,
     refusal: Option<Refusal>,
+    /// `None` where the answer does not matter.
+    learned: Option<Examined<'a>>,
+}
+
+/// Whether step 5 knew what the daemon has learned.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Examined<'a> {
+    /// So many addresses.
+    Addresses(usize),
+    /// The daemon did not tell, and why.
+    NotExamined(&'a str),
 }
 
 /// Explains, as text or as one JSON object. [`Exit::No`] when the client is refused.
@@ -77,17 +96,25 @@ struct Shown<'a> {
 pub fn run(
     arguments: &Arguments,
     policy: &Policy,
-    moment: Moment,
+    (moment, heard): (Moment, &Result<Report, String>),
     (json, out): (bool, &mut impl Write),
 ) -> io::Result<Exit> {
     let answer = arguments.answer.as_ref().map(|answer| (&*answer.aliases, &*answer.addresses));
-    let explanation = policy.explain(arguments.client, arguments.name.as_name(), answer, moment);
+    let Some(name) = &arguments.name else { return Ok(Exit::Usage) };
+    let learned = heard.as_ref().map(Learned::from).unwrap_or_default();
+    let explanation = policy.explain(arguments.client, name.as_name(), answer, &learned, moment);
     let refusal = refusal(&explanation, arguments.qtype, policy);
+    let examined = match heard {
+        _ if explanation.walk.last().is_none_or(|walked| walked.step != Step::Answer) => None,
+        Ok(_) => Some(Examined::Addresses(learned.len())),
+        Err(why) => Some(Examined::NotExamined(why)),
+    };
     if json {
-        serde_json::to_writer(&mut *out, &Shown { qtype: arguments.qtype, explanation: &explanation, refusal })?;
+        let (qtype, explanation) = (arguments.qtype, &explanation);
+        serde_json::to_writer(&mut *out, &Shown { qtype, explanation, refusal, learned: examined })?;
         writeln!(out)?;
     } else {
-        out.write_all(text(&explanation, arguments.qtype, refusal.as_ref()).as_bytes())?;
+        out.write_all(text(&explanation, arguments.qtype, refusal.as_ref(), examined.as_ref()).as_bytes())?;
     }
     Ok(match explanation.conclusion {
         Conclusion::Block => Exit::No,
@@ -121,7 +148,12 @@ pub fn refusal(explanation: &Explanation, qtype: RecordType, policy: &Policy) ->
 }
 
 /// The explanation for a reader: what was decided, each step, and what the client is told. Safe for a terminal.
-pub fn text(explanation: &Explanation, qtype: RecordType, refusal: Option<&Refusal>) -> String {
+fn text(
+    explanation: &Explanation,
+    qtype: RecordType,
+    refusal: Option<&Refusal>,
+    learned: Option<&Examined<'_>>,
+) -> String {
     let mut lines = vec![headline(explanation, qtype), String::new()];
     for walked in &explanation.walk {
         lines.push(step_line(walked));
@@ -129,6 +161,11 @@ pub fn text(explanation: &Explanation, qtype: RecordType, refusal: Option<&Refus
             lines.extend(candidate_lines(candidate));
         }
     }
+    // Step 5 is the last that is walked.
+    lines.extend(learned.map(|learned| match learned {
+        Examined::Addresses(count) => format!("      learned ingress addresses: {count}"),
+        Examined::NotExamined(why) => format!("      learned ingress addresses: not examined: {}", printable(why)),
+    }));
     if explanation.decided_by == Step::Pass {
         lines.push(format!("  {} {:<12} passes", Step::Pass as u8, step_name(Step::Pass)));
     }
@@ -140,8 +177,8 @@ fn headline(explanation: &Explanation, qtype: RecordType) -> String {
     let group =
         explanation.group.as_deref().map_or("default group".into(), |name| format!("group {}", printable(name)));
     let mode = match explanation.mode {
-        crate::policy::Mode::Enforce => "enforce",
-        crate::policy::Mode::Observe => "observe",
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
     };
     let conclusion = match explanation.conclusion {
         Conclusion::Allow => "allowed",
@@ -204,7 +241,11 @@ fn closing(explanation: &Explanation, refusal: Option<&Refusal>) -> String {
     };
     match explanation.conclusion {
         Conclusion::Observe => {
-            format!("The client is told what the upstream answers; under enforce it would be told {refusal}.")
+            let otherwise = match explanation.mode {
+                Mode::Observe => "under enforce",
+                Mode::Enforce => "with unknown-on-ingress = \"refuse\"",
+            };
+            format!("The client is told what the upstream answers; {otherwise} it would be told {refusal}.")
         }
         Conclusion::Allow | Conclusion::Block => format!("The client is told {refusal}."),
     }
@@ -308,7 +349,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::{
-            Mode, compile,
+            compile,
             plan::{Exception, Group, Pack, PackRule, Plan},
         },
         problem::{Located, Place, SourceFile},
@@ -336,6 +377,7 @@ mod tests {
             networks: vec![at("ngrok.toml", "net").map(|_| "198.51.100.0/24".parse().unwrap())],
             regions: Vec::new(),
             resolve: Vec::new(),
+            address_lists: Vec::new(),
             ports: Vec::new(),
             source: None,
         };
@@ -371,7 +413,8 @@ mod tests {
     fn explained(arguments: &[&str], json: bool) -> (Exit, String) {
         let line = Line::try_parse_from([&["explain"], arguments].concat()).unwrap();
         let mut out = Vec::new();
-        let exit = run(&line.arguments, &policy(), moment(), (json, &mut out)).unwrap();
+        let heard = Err("no daemon answers".to_owned());
+        let exit = run(&line.arguments, &policy(), (moment(), &heard), (json, &mut out)).unwrap();
         (exit, String::from_utf8(out).unwrap())
     }
 

@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod check;
 pub mod explain;
 mod healthcheck;
+pub mod learned;
 mod reload;
 mod serve;
 
@@ -131,7 +132,15 @@ fn explain(arguments: &explain::Arguments, common: &Common) -> anyhow::Result<Ex
     // Without a state folder no time was ever seen, so the clock is all there is.
     let latest = state_dir(common).ok().and_then(|folder| daemon::latest_time(&folder));
     let moment = Clock::new(latest).moment(Timestamp::now());
-    Ok(explain::run(arguments, &config.policy, moment, (common.json, &mut anstream::stdout().lock()))?)
+    let socket = socket_or_default(config.listen.socket, common)?;
+    let heard = learned::ask(&socket);
+    let mut screen = (common.json, &mut anstream::stdout().lock());
+    if arguments.learned {
+        learned::show(&heard?, &config.policy, &mut screen)?;
+        return Ok(Exit::Done);
+    }
+    let heard = heard.map_err(|error| error.to_string());
+    Ok(explain::run(arguments, &config.policy, (moment, &heard), screen)?)
 }
 
 /// The record, everything recorded so far in it, and what is recorded from then on.

@@ -22,7 +22,9 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     }
     let report = match sent? {
         Reply::Reload(report) => report,
-        Reply::Flushed | Reply::Following | Reply::Refused { .. } => bail!("the daemon answered something else"),
+        Reply::Flushed | Reply::Learned(_) | Reply::Following | Reply::Refused { .. } => {
+            bail!("the daemon answered something else")
+        }
     };
     if common.json {
         print_json(&report)?;

@@ -1,11 +1,34 @@
-//! The packs in the binary.
+//! What is in the binary: packs, and networks that are never learned as an ingress.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::{ingress, policy::plan::Organization};
 
 /// Active where `[policy] packs` says nothing.
 pub(super) const DEFAULT_PACKS: [&str; 2] = ["ngrok", "dns-bypass"];
 
 /// A built-in pack's text, by name.
-pub(super) fn pack(name: &str) -> Option<(&'static str, &'static str)> {
+pub(super) fn built_in(name: &str) -> Option<(&'static str, &'static str)> {
     PACKS.into_iter().find(|&(known, _)| known == name)
+}
+
+/// One network a line; `#` begins a comment.
+const SHARED: &str = include_str!("../../policies/never-learned.txt");
+
+/// How addresses are learned for this organization.
+pub(super) fn ingress_options(remember: Option<Duration>, organization: &Organization) -> ingress::Options {
+    ingress::Options {
+        remember: remember.unwrap_or(ingress::REMEMBER),
+        organization: organization.addresses.iter().map(|network| network.value).collect(),
+        shared: shared().collect(),
+    }
+}
+
+fn shared() -> impl Iterator<Item = IpNet> {
+    let networks = SHARED.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    networks.filter_map(|text| text.parse().ok())
 }
 
 macro_rules! packs {
@@ -44,13 +67,42 @@ packs! {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, sync::Arc};
+    use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
     use super::*;
     use crate::{
-        policy::pack::{Origin, parse},
-        problem::{Problems, SourceFile},
+        policy::{
+            list::List,
+            pack::{Files, Origin, parse},
+            plan::AddressList,
+        },
+        problem::{Located, Problems, SourceFile},
     };
+
+    /// There are none.
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn names(&mut self, _: &Located<String>) -> Option<List> {
+            None
+        }
+
+        fn addresses(&mut self, _: &Located<String>) -> Option<AddressList> {
+            None
+        }
+    }
+
+    #[test]
+    fn every_line_of_what_is_never_learned_is_a_comment_or_a_network_that_is_there_once() {
+        let lines = SHARED.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+        let networks: BTreeSet<_> = shared().collect();
+        assert_eq!((lines, shared().count()), (networks.len(), networks.len()));
+        assert!(networks.iter().all(|network| network.trunc() == *network), "{networks:?}");
+        for address in ["8.8.8.8", "1.1.1.1", "9.9.9.9", "198.41.0.4", "2001:4860:4860::8888", "104.16.1.1"] {
+            let address: std::net::IpAddr = address.parse().unwrap();
+            assert!(networks.iter().any(|network| network.contains(&address)), "{address}");
+        }
+    }
 
     #[test]
     fn every_pack_of_the_folder_is_built_in() {
@@ -67,7 +119,7 @@ mod tests {
         for (name, text) in PACKS {
             let file = Arc::new(SourceFile { path: format!("{name}.toml").into(), text: text.into() });
             let mut problems = Problems::default();
-            let pack = parse(&file, Origin::BuiltIn, &mut problems, &mut |_| None);
+            let pack = parse(&file, Origin::BuiltIn, &mut problems, &mut NoFiles);
             assert!(problems.is_empty(), "{problems}");
             assert_eq!(pack.unwrap().name.value, name);
         }

@@ -21,6 +21,7 @@ impl Config {
             ("[upstream]",     before.upstream == self.upstream),
             ("[limits]",       before.limits == self.limits),
             ("[audit]",        before.audit == self.audit),
+            ("what is learned", before.ingress == self.ingress),
         ];
         changes.extend(sections.iter().filter(|(_, same)| !same).map(|(section, _)| format!("{section} changed")));
         changes
@@ -51,6 +52,9 @@ fn changes((old, old_summary): (&Outline, &Summary), (new, new_summary): (&Outli
     compare(&mut changes, "exception", &exceptions(old), &exceptions(new), |was, is| {
         (was != is).then(|| "changed".to_owned())
     });
+    if old.unknown_on_ingress != new.unknown_on_ingress {
+        changes.push("unknown-on-ingress changed".to_owned());
+    }
     if (old.mode, old.action) != (new.mode, new.action) {
         changes.push("mode or action changed".to_owned());
     }

@@ -8,15 +8,16 @@ use std::{
 
 use super::{
     MAX_FILE,
-    builtin::{PACKS, pack},
+    builtin::{PACKS, built_in},
     files::{ReadError, read_bytes, read_text},
 };
 use crate::{
     document::{nearest, quoted},
     policy::{
+        address_list,
         list::{self, List, Skipped},
-        pack::{Origin, parse},
-        plan::Pack,
+        pack::{self, Origin, parse},
+        plan::{AddressList, Pack},
     },
     problem::{Located, Place, Problem, Problems, SourceFile},
 };
@@ -176,7 +177,7 @@ impl Library {
                 Ok(_) | Err(_) => return Some(Found::File(path)),
             }
         }
-        if let Some((name, text)) = pack(text) {
+        if let Some((name, text)) = built_in(text) {
             return Some(Found::BuiltIn(name, text));
         }
         let folders: Vec<_> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
@@ -208,8 +209,7 @@ impl Library {
         let file = Arc::new(SourceFile { path, text });
         self.sources.push(Arc::clone(&file));
         let mut problems = Problems::default();
-        let mut read_list = |entry: &Located<String>| self.read_list(&folder, entry);
-        let pack = parse(&file, origin, &mut problems, &mut read_list);
+        let pack = parse(&file, origin, &mut problems, &mut FilesOf { library: self, folder });
         let usable = !problems.has_errors();
         self.problems.append(problems);
         pack.filter(|_| usable)
@@ -226,19 +226,16 @@ impl Library {
         Some(self.packs.len() - 1)
     }
 
-    fn read_list(&mut self, folder: &Path, entry: &Located<String>) -> Option<List> {
+    /// A file that a pack in `folder` names, of at most so many bytes, and its path.
+    fn read_list(&mut self, folder: &Path, entry: &Located<String>, limit: u64) -> Option<(String, Vec<u8>)> {
         let path = folder.join(&entry.value);
         self.note_file(&path);
         let read = is_below(&path, folder).and_then(|below| match below {
-            true => read_bytes(&path, MAX_LIST).map(Some),
+            true => read_bytes(&path, limit).map(Some),
             false => Ok(None),
         });
         let problem = match read {
-            Ok(Some(bytes)) => {
-                let (list, skipped) = list::parse(&path.display().to_string(), &bytes);
-                self.tell_skipped(entry, &skipped);
-                return Some(list);
-            }
+            Ok(Some(bytes)) => return Some((path.display().to_string(), bytes)),
             Ok(None) => Problem::error(&entry.place, format!("list {} is outside its pack's folder", path.display()))
                 .hint(format!("put it below {}", folder.display())),
             Err(error) => Problem::error(&entry.place, format!("cannot read list {}: {error}", path.display())),
@@ -263,6 +260,36 @@ impl Library {
     pub(super) fn note_file(&mut self, path: &Path) {
         if !self.files.iter().any(|known| known == path) {
             self.files.push(path.to_owned());
+        }
+    }
+}
+
+/// The files beside a pack.
+struct FilesOf<'l> {
+    library: &'l mut Library,
+    /// The pack's own; nothing outside it is read.
+    folder: PathBuf,
+}
+
+impl pack::Files for FilesOf<'_> {
+    fn names(&mut self, entry: &Located<String>) -> Option<List> {
+        let (path, bytes) = self.library.read_list(&self.folder, entry, MAX_LIST)?;
+        let (list, skipped) = list::parse(&path, &bytes);
+        self.library.tell_skipped(entry, &skipped);
+        Some(list)
+    }
+
+    fn addresses(&mut self, entry: &Located<String>) -> Option<AddressList> {
+        let (path, bytes) = self.library.read_list(&self.folder, entry, MAX_FILE)?;
+        match address_list::parse(&bytes) {
+            Ok(addresses) => Some(AddressList { path, addresses }),
+            Err(error) => {
+                let problem = Problem::error(&entry.place, format!("{path} is no list of addresses: {error}"));
+                self.library
+                    .problems
+                    .push(problem.hint("it is JSON that holds addresses as texts, as a vendor publishes it"));
+                None
+            }
         }
     }
 }

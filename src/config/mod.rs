@@ -20,6 +20,7 @@ mod upstream;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -77,6 +78,8 @@ pub struct Config {
     pub limits: gateway::Options,
     /// `[audit]`.
     pub audit: crate::audit::Options,
+    /// How ingress addresses are learned.
+    pub ingress: crate::ingress::Options,
     /// `[organization]`.
     pub organization: Organization,
     /// Networks of all `[[clients]]`.
@@ -130,6 +133,7 @@ struct Sections {
     cache: crate::cache::Options,
     limits: gateway::Options,
     audit: crate::audit::Options,
+    remember: Option<Duration>,
     /// Without its packs.
     plan: Plan,
 }
@@ -139,14 +143,15 @@ fn read_sections(root: &mut Table<'_>, base: &Path, library: &mut Library) -> Se
     let defaults = policy::read_defaults(root, library);
     let groups = clients::read_groups(root, library, &defaults.packs);
     let exceptions = clients::read_exceptions(root);
-    let nat64 = policy::read_nat64(root);
+    let firewall = policy::read_firewall(root);
     Sections {
         listen: listen::read(root, base),
         upstream: upstream::read(root, base, library),
         cache: cache::read(root),
         limits: limits::read(root),
         audit: audit::read(root, base),
-        plan: Plan { organization, defaults, groups, exceptions, packs: Vec::new(), nat64 },
+        remember: firewall.remember,
+        plan: Plan { organization, defaults, groups, exceptions, packs: Vec::new(), nat64: firewall.nat64 },
     }
 }
 
@@ -158,7 +163,7 @@ fn assemble(
     now: Timestamp,
     problems: &mut Problems,
 ) -> Option<Config> {
-    let Sections { listen, upstream, cache, limits, audit, plan } = sections;
+    let Sections { listen, upstream, cache, limits, audit, remember, plan } = sections;
     let plan = Plan { packs, ..plan };
     let (policy, found) = compile(&plan, now);
     if problems.has_errors() {
@@ -177,6 +182,7 @@ fn assemble(
         cache,
         limits,
         audit,
+        ingress: builtin::ingress_options(remember, &plan.organization),
         client_networks: plan.groups.iter().flat_map(|group| &group.networks).map(|network| network.value).collect(),
         policy: Arc::new(policy?),
         outline: Outline::of(&plan),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     policy::{
-        Action, Mode,
+        Action, Mode, UnknownOnIngress,
         plan::{self, Plan},
     },
     problem::Located,
@@ -20,6 +20,8 @@ pub struct Outline {
     pub mode: Mode,
     /// For clients of no group.
     pub action: Action,
+    /// For everybody.
+    pub unknown_on_ingress: UnknownOnIngress,
     /// Own ingress names of clients of no group.
     pub ingress: Vec<String>,
     /// Packs for clients of no group, by name; `Policy::summary` counts what is in them.
@@ -76,6 +78,7 @@ impl Outline {
         Self {
             mode: plan.defaults.mode,
             action: plan.defaults.action,
+            unknown_on_ingress: plan.defaults.unknown_on_ingress,
             ingress: texts(&plan.organization.ingress),
             packs: names_of_packs(&plan.defaults.packs, plan),
             allow: texts(&plan.defaults.allow),

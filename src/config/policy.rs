@@ -1,6 +1,6 @@
-//! `[organization]`, `[policy]`, and the NAT64 prefixes of `[firewall]`: what holds for every client.
+//! `[organization]`, `[policy]`, and what of `[firewall]` holds without one.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -8,7 +8,7 @@ use super::{builtin::DEFAULT_PACKS, library::Library};
 use crate::{
     document::{Table, Value},
     policy::{
-        Action, Mode,
+        Action, Mode, UnknownOnIngress,
         plan::{Defaults, Organization},
     },
     problem::Located,
@@ -24,6 +24,12 @@ pub(super) const ACTIONS: [(&str, Action); 5] = [
     ("drop", Action::Drop),
 ];
 
+const UNKNOWN: [(&str, UnknownOnIngress); 2] =
+    [("refuse", UnknownOnIngress::Refuse), ("observe", UnknownOnIngress::Observe)];
+
+/// How long a learned address may be remembered: longer, and it belongs to somebody else by then.
+const REMEMBER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
+
 /// TTL of refusals where nobody says otherwise, in seconds.
 const BLOCK_TTL: u32 = 60;
 
@@ -31,14 +37,12 @@ const BLOCK_TTL: u32 = 60;
 const MAX_BLOCK_TTL: Duration = Duration::from_hours(24);
 
 pub(super) fn read_organization(root: &mut Table<'_>) -> Organization {
-    let organization = root.table("organization", |table| {
-        table.not_in_this_version(&["addresses"]);
-        Organization {
-            name: table.take("name", Value::line),
-            contact: table.take("contact", Value::line),
-            ingress: table.list("ingress", Value::located_text).unwrap_or_default(),
-            ingress_whole_domain: table.take("ingress-whole-domain", Value::boolean).unwrap_or_default(),
-        }
+    let organization = root.table("organization", |table| Organization {
+        name: table.take("name", Value::line),
+        contact: table.take("contact", Value::line),
+        ingress: table.list("ingress", Value::located_text).unwrap_or_default(),
+        addresses: table.list("addresses", Value::network).unwrap_or_default(),
+        ingress_whole_domain: table.take("ingress-whole-domain", Value::boolean).unwrap_or_default(),
     });
     organization.unwrap_or_default()
 }
@@ -47,12 +51,12 @@ pub(super) fn read_defaults(root: &mut Table<'_>, library: &mut Library) -> Defa
     let place = root.place();
     let mut packs = DEFAULT_PACKS.map(|name| Located { value: name.to_owned(), place: place.clone() }).to_vec();
     let defaults = root.table("policy", |table| {
-        table.not_in_this_version(&["unknown-on-ingress"]);
         super::set(&mut packs, table.list("packs", Value::located_text));
         let action = table.take("action", |value| Some(value.locate(value.keyword(&ACTIONS)?)));
         Defaults {
             packs: Vec::new(),
             mode: table.take("mode", |value| value.keyword(&MODES)).unwrap_or_default(),
+            unknown_on_ingress: table.take("unknown-on-ingress", |value| value.keyword(&UNKNOWN)).unwrap_or_default(),
             action: action.as_ref().map(|action| action.value).unwrap_or_default(),
             action_place: action.map(|action| action.place),
             allow: table.list("allow", Value::located_text).unwrap_or_default(),
@@ -71,12 +75,23 @@ fn read_ttl(value: &Value<'_>) -> Option<u32> {
     u32::try_from(ttl.as_secs()).ok()
 }
 
-pub(super) fn read_nat64(root: &mut Table<'_>) -> Vec<Located<Ipv6Net>> {
-    let prefixes = root.table("firewall", |table| {
-        table.not_in_this_version(&["mode", "strict", "lan", "exempt", "static", "ntp", "remember", "on-stop"]);
-        table.list("nat64", read_prefix)
+/// What of `[firewall]` holds without one.
+#[derive(Default)]
+pub(super) struct Firewall {
+    pub(super) nat64: Vec<Located<Ipv6Net>>,
+    /// How long a learned address counts after it was seen last.
+    pub(super) remember: Option<Duration>,
+}
+
+pub(super) fn read_firewall(root: &mut Table<'_>) -> Firewall {
+    let firewall = root.table("firewall", |table| {
+        table.not_in_this_version(&["mode", "strict", "lan", "exempt", "static", "ntp", "on-stop"]);
+        Firewall {
+            nat64: table.list("nat64", read_prefix).unwrap_or_default(),
+            remember: table.take("remember", |value| value.duration(REMEMBER)),
+        }
     });
-    prefixes.flatten().unwrap_or_default()
+    firewall.unwrap_or_default()
 }
 
 fn read_prefix(value: &Value<'_>) -> Option<Located<Ipv6Net>> {

@@ -14,7 +14,7 @@ use crate::{
     audit::{ClientMask, Sink, Store},
     gateway::{ClientScope, Others},
     listen::Admin,
-    policy::{Action, Mode},
+    policy::{Action, Mode, UnknownOnIngress},
     upstream::Authorities,
 };
 
@@ -128,6 +128,7 @@ fn every_key_reaches_its_option() {
         name = "Acme"
         contact = "netsec@acme.example"
         ingress = ["connect.acme.example"]
+        addresses = ["203.0.113.0/28"]
         ingress-whole-domain = false
         [listen]
         dns = ["192.0.2.1", "[::1]:5300"]
@@ -148,6 +149,7 @@ fn every_key_reaches_its_option() {
         block = ["b.example.com", ".c.example.com"]
         block-ttl = 30
         strip-ech = true
+        unknown-on-ingress = "observe"
         [[clients]]
         name = "build hosts"
         networks = ["10.20.0.0/16"]
@@ -193,13 +195,25 @@ fn every_key_reaches_its_option() {
         path = "attempts.jsonl"
         [firewall]
         nat64 = ["2001:db8:64::/96"]
+        remember = "2h"
         "#,
     );
     let authority = rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
     scene.file("ca.pem", authority.pem());
     // Taken apart field by field, so that a new section is not forgotten here.
-    let Config { path, listen, upstream, cache, limits, audit, organization, client_networks: _, policy: _, outline } =
-        scene.config();
+    let Config {
+        path,
+        listen,
+        upstream,
+        cache,
+        limits,
+        audit,
+        ingress,
+        organization,
+        client_networks: _,
+        policy: _,
+        outline,
+    } = scene.config();
     assert_eq!(path, Some(scene.path("w.toml")));
     let dns = vec!["192.0.2.1:53".parse().unwrap(), "[::1]:5300".parse().unwrap()];
     assert_eq!(listen, crate::listen::Options { dns, admin: Admin::Off, socket: Some(scene.path("control")) });
@@ -239,10 +253,16 @@ fn every_key_reaches_its_option() {
     };
     assert_eq!(audit, expected);
     assert_eq!(
+        (ingress.remember, ingress.organization),
+        (Duration::from_hours(2), vec!["203.0.113.0/28".parse().unwrap()])
+    );
+    assert!(ingress.shared.contains(&"8.8.8.8/32".parse().unwrap()));
+    assert_eq!(
         (organization.name.as_deref(), organization.contact.as_deref()),
         (Some("Acme"), Some("netsec@acme.example"))
     );
     assert_eq!((outline.mode, outline.action), (Mode::Observe, Action::Sinkhole));
+    assert_eq!(outline.unknown_on_ingress, UnknownOnIngress::Observe);
     assert_eq!(outline.allow.len() + outline.block.len(), 3);
     assert_eq!(outline.ingress, ["connect.acme.example"]);
     let group = &outline.groups[0];
@@ -257,7 +277,7 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
     #[rustfmt::skip]
     let cases: &[(&str, &str)] = &[
         ("[organisation]",                          r#"1:2 unknown key "organisation" | did you mean "organization"?"#),
-        ("[organization]\naddresses = []",          r#"2:1 unknown key "addresses" in [organization] | this version cannot do that yet; take the key out"#),
+        ("[organization]\naddresses = ['1.2.3.4/8']", r#"2:14 "1.2.3.4/8" has bits set behind its prefix length | did you mean 1.0.0.0/8?"#),
         ("[listen]\ndns = []",                      r#"2:7 "dns" is empty | such as: dns = ["127.0.0.1:5300"]"#),
         ("[listen]\ndns = ['localhost']",           r#"2:8 "localhost" is no address to listen at | write an address of this machine and a port, such as "127.0.0.1:5300" or "[::1]:5300""#),
         ("[listen]\ndns = ['::1', '[::1]:53']",     r#"2:15 [::1]:53 is named twice"#),
@@ -270,7 +290,8 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[upstream]\ncertificate-authority = 'w.toml'", r#"2:25 cannot use w.toml: there is no certificate in it (PEM, "-----BEGIN CERTIFICATE-----") | name a file with the certificate of your certificate authority, in PEM"#),
         ("[[upstream.zones]]\nzones = ['a.example']", r#"1:1 [[upstream.zones]] needs "servers" | such as: servers = ["system"] or servers = ["udp://9.9.9.9"]"#),
         ("[[upstream.zones]]\nzones = ['a.example', 'A.example.']\nservers = ['system']", r#"2:23 zone a.example is named twice | put its servers in one entry"#),
-        ("[policy]\nunknown-on-ingress = 'refuse'", r#"2:1 unknown key "unknown-on-ingress" in [policy] | this version cannot do that yet; take the key out"#),
+        ("[policy]\nunknown-on-ingress = 'block'",  r#"2:22 "unknown-on-ingress" cannot be "block" | it can be "refuse", "observe""#),
+        ("[firewall]\nremember = 0",                r#"2:12 "remember" is 0s; it must be from 1s to 30d"#),
         ("[policy]\nmode = 'enforced'",             r#"2:8 "mode" cannot be "enforced" | did you mean "enforce"? It can be "enforce", "observe""#),
         ("[policy]\nblock-ttl = 0",                 r#"2:13 "block-ttl" is 0s; it must be from 1s to 1d"#),
         ("[policy]\nsinkhole = ['here']",           r#"2:13 "here": invalid IP address syntax"#),

@@ -9,4 +9,4 @@ mod server;
 
 pub use client::{ClientError, follow, send};
 pub use protocol::{Outcome, ReloadReport, Reply, Request};
-pub use server::{Command, ServerError, serve};
+pub use server::{Asked, Command, ServerError, serve};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ingress;
+
 /// What a client asks for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
@@ -13,6 +15,8 @@ pub enum Request {
     },
     /// Write everything recorded so far to file and store.
     Flush,
+    /// Say which ingress addresses were learned.
+    Learned,
     /// Send each attempt as it is recorded, a JSON object a line, until the client goes.
     Follow,
 }
@@ -25,6 +29,8 @@ pub enum Reply {
     Reload(ReloadReport),
     /// Everything recorded before the request is written.
     Flushed,
+    /// What was learned.
+    Learned(ingress::Report),
     /// Every attempt from now on follows, a line each.
     Following,
     /// The request was not understood or not permitted.

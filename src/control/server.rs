@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{ReloadReport, Reply, Request};
-use crate::{audit::Recorder, metrics::Metrics, sys};
+use crate::{audit::Recorder, ingress::Ingress, metrics::Metrics, sys};
 
 /// Connections at once, followers among them.
 const CONNECTIONS: usize = 32;
@@ -29,6 +29,17 @@ const REQUEST: u64 = 4096;
 
 /// How long a client may take to say what it wants, or to take what it asked for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whom requests are passed to.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Knows the attempts.
+    pub recorder: Recorder,
+    /// Knows what was learned.
+    pub ingress: Arc<Ingress>,
+    /// Takes what changes the daemon.
+    pub commands: mpsc::Sender<Command>,
+}
 
 /// What the daemon is asked to do.
 #[derive(Debug)]
@@ -65,15 +76,14 @@ pub enum ServerError {
 /// When the socket cannot be made.
 pub fn serve(
     path: &Path,
-    recorder: Recorder,
-    commands: mpsc::Sender<Command>,
+    asked: Asked,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>, ServerError> {
     let listener = open(path)?;
     let path = path.to_owned();
     Ok(async move {
-        accept(&listener, &recorder, &commands, &metrics, &stop).await;
+        accept(&listener, &asked, &metrics, &stop).await;
         // Gone on stop, so that a client says "no daemon" instead of waiting for one.
         let _ = std::fs::remove_file(path);
     })
@@ -95,13 +105,7 @@ fn open(path: &Path) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-async fn accept(
-    listener: &UnixListener,
-    recorder: &Recorder,
-    commands: &mpsc::Sender<Command>,
-    metrics: &Arc<Metrics>,
-    stop: &CancellationToken,
-) {
+async fn accept(listener: &UnixListener, asked: &Asked, metrics: &Arc<Metrics>, stop: &CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -117,19 +121,20 @@ async fn accept(
             metrics.control_turned_away.increment();
             continue;
         };
-        let (recorder, commands, stop) = (recorder.clone(), commands.clone(), stop.clone());
+        let (asked, stop) = (asked.clone(), stop.clone());
         tokio::spawn(async move {
             let _place = place;
             // A client that goes away in the middle is its own affair.
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = converse(stream, &recorder, &commands) => {}
+                _ = converse(stream, &asked) => {}
             }
         });
     }
 }
 
-async fn converse(mut stream: UnixStream, recorder: &Recorder, commands: &mpsc::Sender<Command>) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
+    let Asked { recorder, ingress, commands } = asked;
     if !permitted(&stream)? {
         return say(&mut stream, &refused("neither your user nor one of your groups owns this daemon")).await;
     }
@@ -149,6 +154,7 @@ async fn converse(mut stream: UnixStream, recorder: &Recorder, commands: &mpsc::
             recorder.flush().await;
             say(&mut stream, &Reply::Flushed).await
         }
+        Ok(Request::Learned) => say(&mut stream, &Reply::Learned(ingress.report())).await,
         Ok(Request::Follow) => relay(&mut stream, recorder).await,
         Err(error) => say(&mut stream, &refused(&format!("not a request: {error}"))).await,
     }

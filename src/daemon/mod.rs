@@ -29,8 +29,9 @@ use crate::{
     audit::Recorder,
     cache::Cache,
     config::{Config, Loaded},
-    control::{self, Command},
+    control::{self, Asked, Command},
     gateway::{Access, Clock, Gateway, InForce},
+    ingress::{Ingress, Terms},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
     upstream::{Lanes, Surroundings, Upstream},
@@ -65,6 +66,7 @@ pub struct Setup {
 /// Everything that runs.
 struct Running {
     gateway: Arc<Gateway>,
+    ingress: Arc<Ingress>,
     recorder: Recorder,
     clock: Arc<Clock>,
     state: State,
@@ -146,13 +148,19 @@ fn start(
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 
+    let terms = terms_by(&config, Arc::clone(&upstream));
+    let learned = state.folder().join("learned-addresses.json");
+    let (ingress, learning) = Ingress::start(terms, learned, Arc::clone(metrics), stop.clone());
+    let ingress = Arc::new(ingress);
+    tasks.spawn(learning);
+
     let (sender, commands) = mpsc::channel(COMMANDS);
     let socket = config.listen.socket.clone().unwrap_or_else(|| state.folder().join("control"));
-    let control = control::serve(&socket, recorder.clone(), sender, Arc::clone(metrics), stop.clone())?;
-    tasks.spawn(control);
+    let asked = Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), commands: sender };
+    tasks.spawn(control::serve(&socket, asked, Arc::clone(metrics), stop.clone())?);
 
     let gateway = Arc::new(Gateway::new(
-        in_force_by(&config),
+        in_force_by(&config, &ingress),
         upstream,
         Arc::clone(&access),
         Cache::new(&config.cache, Arc::clone(metrics)),
@@ -182,7 +190,7 @@ fn start(
     banner::print(&config, &addresses, &skipped, admin, state.folder());
     banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
-    Ok((Running { gateway, recorder, clock, state, doors, tasks, stop, close, commands }, reloader))
+    Ok((Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, close, commands }, reloader))
 }
 
 /// Opens the admin door where there is one, and leaves word of where it is.
@@ -204,8 +212,14 @@ fn serve_admin(
 }
 
 /// What of a configuration the gateway swaps whole.
-fn in_force_by(config: &Config) -> InForce {
-    InForce { policy: Arc::clone(&config.policy), udp_size: config.limits.udp_size, others: config.limits.others }
+fn in_force_by(config: &Config, ingress: &Ingress) -> InForce {
+    let (policy, learned) = (Arc::clone(&config.policy), Arc::clone(ingress.published()));
+    InForce { policy, learned, udp_size: config.limits.udp_size, others: config.limits.others }
+}
+
+/// What of it learning goes by.
+fn terms_by(config: &Config, upstream: Arc<Upstream>) -> Terms {
+    Terms { policy: Arc::clone(&config.policy), upstream, options: config.ingress.clone() }
 }
 
 impl Running {

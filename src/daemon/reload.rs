@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{Running, Watch, in_force_by};
+use super::{Running, Watch, in_force_by, terms_by};
 use crate::{
     admin::{Files, Reading},
     config::{self, Config, Loaded},
@@ -115,12 +115,13 @@ impl Reloader {
             running.recorder.reconfigure(&next.audit, running.state.folder()).await?;
         }
         running.gateway.access().replace(&next.limits, next.client_networks.iter().copied());
-        running.gateway.replace(in_force_by(&next));
+        running.gateway.replace(in_force_by(&next, &running.ingress));
         if let Some(upstream) = upstream {
             let old = running.gateway.replace_upstream(upstream);
             // Questions under way there end by themselves; dropping the last handle ends the rest.
             drop(old);
         }
+        running.ingress.follow(terms_by(&next, running.gateway.upstream()));
         let restart = restart_needed(&self.config, &next);
         self.config = next;
         Ok(restart)

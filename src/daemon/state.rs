@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-use crate::problem::SourceFile;
+use crate::{problem::SourceFile, sys::file::replace_file};
 
 const LOCK: &str = "lock";
 const LATEST_TIME: &str = "latest-time";
@@ -122,16 +122,8 @@ impl State {
         }
     }
 
-    /// Writes beside and renames, so that a crash leaves the old or the new and nothing between.
     fn replace(&self, name: &Path, content: &[u8]) -> io::Result<()> {
-        let path = self.folder.join(name);
-        let mut beside = path.clone().into_os_string();
-        beside.push(".new");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        fs::rename(beside, path)
+        replace_file(&self.folder.join(name), content)
     }
 }
 

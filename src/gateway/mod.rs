@@ -30,6 +30,7 @@ pub use limits::{ClientScope, Options, Others};
 use crate::{
     audit::{Decision, Recorder, Transport},
     cache::{self, Cache, Found, KeyRef},
+    ingress::Published,
     metrics::Metrics,
     name::NameBuffer,
     policy::{Basis, GroupId, Moment, Policy, Reason, Verdict},
@@ -60,6 +61,8 @@ pub struct Gateway {
 pub struct InForce {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// Where ingresses were found. It follows by itself, and is the same after a reload.
+    pub learned: Published,
     /// Largest datagram we send, in bytes.
     pub udp_size: u16,
     /// What those get who may not ask.
@@ -373,7 +376,8 @@ impl Gateway {
     fn deliver(&self, case: &Case<'_>, found: &Found, pass: &mut Pass, reply: &mut Vec<u8>) -> Step {
         let policy = &case.in_force.policy;
         if pass.judged {
-            match policy.judge_answer(case.group, found.answer.aliases(), found.answer.addresses()) {
+            let (aliases, addresses) = (found.answer.aliases(), found.answer.addresses());
+            match policy.judge_answer(case.group, aliases, addresses, &case.in_force.learned.load()) {
                 Verdict::Block(reason) => {
                     let (client, name) = (case.asker.client.ip(), case.question.name);
                     let moment = self.moment(policy);

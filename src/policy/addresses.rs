@@ -71,7 +71,7 @@ impl Networks {
     }
 
     /// What an address is compared as: the IPv4 address it carries, then itself.
-    fn readings(&self, address: IpAddr) -> [Option<IpAddr>; 2] {
+    pub(super) fn readings(&self, address: IpAddr) -> [Option<IpAddr>; 2] {
         let canonical = address.to_canonical();
         let IpAddr::V6(v6) = canonical else { return [Some(canonical), None] };
         let translated = self.nat64.iter().find(|prefix| prefix.contains(&v6));

@@ -18,7 +18,7 @@ use super::{
     list::List,
     path::Path,
     pattern::{Pattern, Shape},
-    plan::{Pack, PackRule, Plan},
+    plan::{Pack, PackRule, Plan, REGION},
     rule::Origin,
     table::{Entry as PatternEntry, Found, Record, Spot, Table},
 };
@@ -27,8 +27,8 @@ use crate::{
     problem::{Located, Place, Problem, Problems, Severity},
 };
 
-/// What stands for a region in `resolve`.
-const REGION: &str = "{region}";
+/// Most names whose addresses are learned, in all packs.
+const MAX_RESOLVED: usize = 1000;
 
 /// Domains of ngrok's own. An ingress below one can never be the company's (ERR_NGROK_6705,
 /// <https://ngrok.com/docs/errors/err_ngrok_6705>); endpoint domains are listed at
@@ -184,15 +184,31 @@ fn packs(plan: &Plan, policy: &Policy, problems: &mut Problems) {
     unique(plan.packs.iter().map(|pack| &pack.name), "two packs are named", problems);
     for (number, pack) in (0..).zip(&plan.packs) {
         unique(pack.rules.iter().map(|rule| &rule.id), "two rules of the pack have the id", problems);
-        if pack.rules.iter().all(|rule| patterns_in(rule) == 0 && rule.networks.is_empty()) {
+        if pack.rules.iter().all(is_empty) {
             let problem = Problem::error(&pack.name.place, format!("pack {:?} is empty", pack.name.value));
-            problems.push(problem.hint("a rule has block, allow, networks or lists"));
+            problems.push(problem.hint("a rule has block, allow, networks, lists or address-lists"));
         }
         for rule in &pack.rules {
             ports(rule, problems);
             regions(rule, problems);
             resolved_names(pack, number, rule, policy, problems);
         }
+    }
+    many_names(plan, policy, problems);
+}
+
+fn is_empty(rule: &PackRule) -> bool {
+    patterns_in(rule) == 0 && rule.networks.is_empty() && rule.address_lists.is_empty()
+}
+
+/// The names are looked up for as long as we run, so there is a bound.
+fn many_names(plan: &Plan, policy: &Policy, problems: &mut Problems) {
+    let names = policy.resolved().count();
+    let first = plan.packs.iter().flat_map(|pack| &pack.rules).find_map(|rule| rule.resolve.first());
+    if let Some(resolve) = first.filter(|_| names > MAX_RESOLVED) {
+        let message =
+            format!("{names} names under resolve, regions expanded, in all packs; the most is {MAX_RESOLVED}");
+        problems.push(Problem::error(&resolve.place, message));
     }
 }
 
@@ -238,9 +254,7 @@ fn resolved_names(pack: &Pack, number: u32, rule: &PackRule, policy: &Policy, pr
             problems.push(problem.hint("add regions = [\"us\", \"eu\"] to the rule"));
             continue;
         }
-        let expanded = rule.regions.iter().map(|region| text.replace(REGION, &region.value));
-        let names: Vec<String> = if by_region { expanded.collect() } else { vec![text.clone()] };
-        for name in names {
+        for name in rule.expanded(text) {
             match name.parse::<DomainName>() {
                 Err(error) => problems.push(Problem::error(place, format!("{name:?} is no name: {error}"))),
                 Ok(name) if policy.is_blocked_by_pack(number, name.as_name()) => {}

@@ -2,12 +2,12 @@
 //!
 //! Builds first, leaving out what is broken, so that `check` can ask the policy itself for contradictions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
 use super::{
-    Dated, GroupId, NO_PACK, PackSummary, Policy, Replies, Rule, RuleId, Scope, Summary,
+    Dated, GroupId, NO_PACK, PackSummary, Policy, Replies, Rule, RuleId, Scope, Source, Summary,
     addresses::Networks,
     check,
     groups::{Groups, canonical},
@@ -66,6 +66,9 @@ impl<'p> Compiler<'p> {
             exceptions: Table::default(),
             dated: Vec::new(),
             networks: Networks::new(plan.nat64.iter().map(|prefix| prefix.value)),
+            sources: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            unknown_on_ingress: plan.defaults.unknown_on_ingress,
             replies: Replies {
                 block_ttl: plan.defaults.block_ttl,
                 sinkhole: plan.defaults.sinkhole.clone(),
@@ -149,6 +152,16 @@ impl<'p> Compiler<'p> {
         }
         for network in &rule.networks {
             policy.networks.insert(canonical(network.value), id, Origin::Place(network.place.clone()));
+        }
+        // What is no name is told where the plan is checked.
+        let names = rule.resolve.iter().flat_map(|resolve| rule.expanded(&resolve.value));
+        for source in names.filter_map(|name| name.parse().ok()).map(Source::Name) {
+            policy.sources.entry(source).or_default().push(id);
+        }
+        for list in &rule.address_lists {
+            let source = Source::List(list.path.as_str().into());
+            policy.sources.entry(source.clone()).or_default().push(id);
+            policy.listed.insert(source, list.addresses.clone());
         }
     }
 

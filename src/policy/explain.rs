@@ -9,6 +9,7 @@ use super::{
     Policy,
     addresses::Network,
     judge::{Question, Witness},
+    learned::{Learned, Sighting},
     rule::Origin,
     table::{Found, Record, Table},
     verdict::{Action, Basis, Evidence, Mode, Moment, RuleId, Verdict},
@@ -155,12 +156,14 @@ pub enum Fate {
 }
 
 impl Policy {
-    /// Decides on a name, and on its answer where one is given as aliases and addresses, and tells each step.
+    /// Decides on a name, and on its answer where one is given as aliases and addresses, and tells each step. `learned`
+    /// is where ingresses were found.
     pub fn explain(
         &self,
         client: IpAddr,
         name: NameRef<'_>,
         answer: Option<(&[DomainName], &[IpAddr])>,
+        learned: &Learned,
         moment: Moment,
     ) -> Explanation {
         let question = Question { group: self.group(client), client, name, moment };
@@ -169,9 +172,7 @@ impl Policy {
         let mut verdict = self.question(question, &mut recorder);
         if verdict == Verdict::Allow(Basis::NoMatch) {
             match answer {
-                Some((aliases, addresses)) => {
-                    verdict = self.answer(question.group, aliases, addresses, &mut recorder);
-                }
+                Some(answer) => verdict = self.answer(question.group, answer, learned, &mut recorder),
                 None => recorder.begin(Step::Answer, Outcome::NotExamined),
             }
         }
@@ -236,6 +237,21 @@ impl Recorder<'_> {
         }
     }
 
+    /// What holds an address, or is one.
+    fn add_address(&mut self, rule: RuleId, active: bool, pattern: String, origin: Option<Origin>) {
+        let decided = self.walk.last().is_some_and(|walked| {
+            walked.candidates.iter().any(|other| other.found.is_none() && other.fate == Fate::Wins)
+        });
+        let fate = match (active, decided) {
+            (false, _) => Fate::PackNotActive,
+            (true, true) => Fate::LessSpecific,
+            (true, false) => Fate::Wins,
+        };
+        let (decision, evidence, found) = (Decision::Block, None, None);
+        let (text, reason) = (String::new(), String::new());
+        self.add(rule, Candidate { rule: text, reason, decision, pattern, origin, evidence, fate, found });
+    }
+
     /// Why a pattern that matches does not count.
     fn inactive(&self, rule: RuleId) -> Fate {
         let Some(exception) = self.policy.exception(rule) else { return Fate::PackNotActive };
@@ -293,26 +309,15 @@ impl Witness for Recorder<'_> {
     }
 
     fn network(&mut self, network: &Network, rule: RuleId, active: bool) {
-        let decided = self.walk.last().is_some_and(|walked| {
-            walked.candidates.iter().any(|other| other.found.is_none() && other.fate == Fate::Wins)
-        });
-        let fate = match (active, decided) {
-            (false, _) => Fate::PackNotActive,
-            (true, true) => Fate::LessSpecific,
-            (true, false) => Fate::Wins,
-        };
         let origin = network.rules.iter().find(|(other, _)| *other == rule).map(|(_, origin)| origin.clone());
-        let candidate = Candidate {
-            rule: String::new(),
-            reason: String::new(),
-            decision: Decision::Block,
-            pattern: network.network.to_string(),
-            origin,
-            evidence: None,
-            fate,
-            found: None,
-        };
-        self.add(rule, candidate);
+        self.add_address(rule, active, network.network.to_string(), origin);
+    }
+
+    fn sighting(&mut self, address: IpAddr, sighting: &Sighting, rule: RuleId, active: bool) {
+        let Sighting { source, first, last } = sighting;
+        let pattern = format!("{address}, learned from {source}, seen {first:.0} to {last:.0},");
+        let origin = self.policy.rule(rule).place.clone().map(Origin::Place);
+        self.add_address(rule, active, pattern, origin);
     }
 
     fn winner(&mut self, found: &Found) {

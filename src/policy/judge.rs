@@ -10,9 +10,10 @@ use super::{
     addresses::Network,
     explain::Step,
     groups::GroupId,
+    learned::{Learned, Sighting},
     path::Path,
     table::{Found, Record, Table},
-    verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, Verdict},
+    verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},
 };
 use crate::name::{DomainName, NameRef};
 
@@ -28,6 +29,8 @@ pub(super) trait Witness {
     fn candidate(&mut self, table: &Table, record: &Record<'_>, labels: usize, active: bool);
     /// A network holds the address at hand.
     fn network(&mut self, network: &Network, rule: RuleId, active: bool);
+    /// The address at hand was learned.
+    fn sighting(&mut self, address: IpAddr, sighting: &Sighting, rule: RuleId, active: bool);
     /// Of the candidates of this step, this one counts.
     fn winner(&mut self, found: &Found);
 }
@@ -41,6 +44,7 @@ impl Witness for Nobody {
     fn evidence(&mut self, _: Evidence) {}
     fn candidate(&mut self, _: &Table, _: &Record<'_>, _: usize, _: bool) {}
     fn network(&mut self, _: &Network, _: RuleId, _: bool) {}
+    fn sighting(&mut self, _: IpAddr, _: &Sighting, _: RuleId, _: bool) {}
     fn winner(&mut self, _: &Found) {}
 }
 
@@ -60,10 +64,16 @@ impl Policy {
     }
 
     /// Step 5: what the answer holds. `aliases` are the targets of CNAME, SVCB and HTTPS records and the names that
-    /// DNAMEs made; `addresses` those of A, AAAA and address hints. The verdict depends on nothing else, so it may be
-    /// remembered for the group. Its action is the group's: [`action_at`](Self::action_at) fits it to the question.
-    pub fn judge_answer(&self, group: GroupId, aliases: &[DomainName], addresses: &[IpAddr]) -> Verdict {
-        self.answer(group, aliases, addresses, &mut Nobody)
+    /// DNAMEs made; `addresses` those of A, AAAA and address hints; `learned` where ingresses were found. The verdict
+    /// depends on nothing else. Its action is the group's: [`action_at`](Self::action_at) fits it to the question.
+    pub fn judge_answer(
+        &self,
+        group: GroupId,
+        aliases: &[DomainName],
+        addresses: &[IpAddr],
+        learned: &Learned,
+    ) -> Verdict {
+        self.answer(group, (aliases, addresses), learned, &mut Nobody)
     }
 
     /// How a refusal of this name is answered: the group's action, but NODATA for NXDOMAIN where something that the
@@ -105,8 +115,8 @@ impl Policy {
     pub(super) fn answer<W: Witness>(
         &self,
         group: GroupId,
-        aliases: &[DomainName],
-        addresses: &[IpAddr],
+        (aliases, addresses): (&[DomainName], &[IpAddr]),
+        learned: &Learned,
         witness: &mut W,
     ) -> Verdict {
         let scope = self.scope(group);
@@ -126,6 +136,18 @@ impl Policy {
             witness.evidence(evidence);
             if let Some(rule) = self.network_rule(scope, address, witness) {
                 return scope.violation(Reason { rule, evidence, action: scope.action });
+            }
+        }
+        // After all networks: what only records must not hide what refuses.
+        for &address in addresses.iter().filter(|_| !learned.is_empty()) {
+            let evidence = Evidence::Address(address);
+            witness.evidence(evidence);
+            if let Some(rule) = self.learned_rule(scope, address, learned, witness) {
+                let reason = Reason { rule, evidence, action: scope.action };
+                return match self.unknown_on_ingress {
+                    UnknownOnIngress::Refuse => scope.violation(reason),
+                    UnknownOnIngress::Observe => Verdict::Observe(reason),
+                };
             }
         }
         Verdict::Allow(Basis::NoMatch)
@@ -152,6 +174,26 @@ impl Policy {
             }
             if decided.is_some() && !W::CURIOUS {
                 break;
+            }
+        }
+        decided
+    }
+
+    fn learned_rule<W: Witness>(
+        &self,
+        scope: &Scope,
+        address: IpAddr,
+        learned: &Learned,
+        witness: &mut W,
+    ) -> Option<RuleId> {
+        let mut decided = None;
+        for address in self.readings(address) {
+            for sighting in learned.at(address) {
+                for &rule in self.sources.get(&sighting.source).into_iter().flatten() {
+                    let active = self.is_active(scope, rule);
+                    witness.sighting(address, sighting, rule, active);
+                    decided = decided.or(active.then_some(rule));
+                }
             }
         }
         decided

@@ -5,6 +5,7 @@
 //! group share a scope: which tables of patterns hold for them. Own tables exist only where a group replaces
 //! something; the patterns of all packs lie in one table, and a scope knows which packs count.
 
+pub mod address_list;
 mod addresses;
 mod arena;
 mod bytes;
@@ -13,6 +14,7 @@ mod compile;
 mod explain;
 mod groups;
 mod judge;
+mod learned;
 pub mod list;
 pub mod pack;
 mod path;
@@ -27,7 +29,7 @@ mod table;
 mod tests;
 mod verdict;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -37,10 +39,12 @@ pub use self::{
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
     groups::GroupId,
+    learned::{Learned, Sighting, Source},
     rule::{MAX_REFUSAL, Origin, Rule},
     summary::{PackSummary, Summary},
-    verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, Verdict},
+    verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},
 };
+use crate::name::DomainName;
 
 /// A compiled policy.
 #[derive(Debug)]
@@ -61,6 +65,11 @@ pub struct Policy {
     /// In the order of the file; their rules are the last ones.
     dated: Vec<Dated>,
     networks: Networks,
+    /// The rules that vouch for what is learned, by what they name.
+    sources: BTreeMap<Source, Vec<RuleId>>,
+    /// The addresses of each list among the sources.
+    listed: BTreeMap<Source, Vec<IpAddr>>,
+    unknown_on_ingress: UnknownOnIngress,
     replies: Replies,
     summary: Summary,
 }
@@ -138,6 +147,29 @@ impl Policy {
     /// Is `ech` taken out of SVCB and HTTPS records for clients that do not set DO?
     pub fn strip_ech(&self) -> bool {
         self.replies.strip_ech
+    }
+
+    /// Names whose addresses are to be learned.
+    pub fn resolved(&self) -> impl Iterator<Item = &DomainName> {
+        self.sources.keys().filter_map(|source| match source {
+            Source::Name(name) => Some(name),
+            Source::List(_) => None,
+        })
+    }
+
+    /// Addresses to be learned from files.
+    pub fn listed(&self) -> impl Iterator<Item = (&Source, &[IpAddr])> {
+        self.listed.iter().map(|(source, addresses)| (source, addresses.as_slice()))
+    }
+
+    /// The rules by which what this source brings is judged, whichever groups have them.
+    pub fn rules_of(&self, source: &Source) -> impl Iterator<Item = &Rule> {
+        self.sources.get(source).into_iter().flatten().map(|rule| self.rule(*rule))
+    }
+
+    /// What an address is compared as: the IPv4 address that it carries, then itself.
+    pub fn readings(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> + use<> {
+        self.networks.readings(address).into_iter().flatten()
     }
 
     /// What the policy consists of, in numbers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     list::List,
-    plan::{Pack, PackRule},
+    plan::{AddressList, Pack, PackRule},
 };
 use crate::{
     document::{self, Table, Value},
@@ -23,39 +23,52 @@ pub enum Origin {
     File,
 }
 
+/// Reads the files that a pack names; says itself what is wrong with them.
+pub trait Files {
+    /// A file of names, an entry of `lists`.
+    fn names(&mut self, entry: &Located<String>) -> Option<List>;
+    /// A file of addresses, an entry of `address-lists`.
+    fn addresses(&mut self, entry: &Located<String>) -> Option<AddressList>;
+}
+
+/// Most entries of `address-lists` in a rule.
+const MAX_ADDRESS_LISTS: usize = 16;
+
 /// Reads a pack; adds what is wrong to `problems`. `None` when it has no usable name, version or rules list; the
-/// caller must not use a pack of which an error was told. `read_list` is asked for each entry of `lists`.
-pub fn parse(
-    file: &Arc<SourceFile>,
-    origin: Origin,
-    problems: &mut Problems,
-    read_list: &mut dyn FnMut(&Located<String>) -> Option<List>,
-) -> Option<Pack> {
+/// caller must not use a pack of which an error was told.
+pub fn parse(file: &Arc<SourceFile>, origin: Origin, problems: &mut Problems, files: &mut dyn Files) -> Option<Pack> {
     document::read(file, problems, |root| {
         let name = root.require("name", "name = \"ngrok\"", Value::word);
         let version = root.require("version", "version = \"2026-11-23\"", Value::line);
         let description = root.take("description", Value::line);
-        let rules = root.tables("rules", |table| read_rule(table, origin, read_list));
+        let rules = root.tables("rules", |table| read_rule(table, origin, files));
         Some(Pack { name: name?, version: version?, description, rules })
     })?
 }
 
-fn read_rule(
-    table: &mut Table<'_>,
-    origin: Origin,
-    read_list: &mut dyn FnMut(&Located<String>) -> Option<List>,
-) -> Option<PackRule> {
+fn read_rule(table: &mut Table<'_>, origin: Origin, files: &mut dyn Files) -> Option<PackRule> {
     let id = table.require("id", "id = \"connect\"", Value::word);
     let reason = table.require("reason", "reason = \"where agents of any account connect to\"", Value::line);
     let block = table.list("block", Value::located_text);
     let allow = table.list("allow", Value::located_text);
     let networks = table.list("networks", Value::network);
     let lists = table.list("lists", |value| match origin {
-        Origin::File => Some(read_list(&value.located_text()?)),
+        Origin::File => Some(files.names(&value.located_text()?)),
         Origin::BuiltIn => value.wrong("a built-in pack has no list files", None),
     });
-    if block.is_none() && allow.is_none() && networks.is_none() && lists.is_none() {
-        let hint = "give it block, allow, networks or lists".to_owned();
+    let mut count = 0;
+    let address_lists = table.list("address-lists", |value| {
+        count += 1;
+        match origin {
+            Origin::BuiltIn => value.wrong("a built-in pack has no list files", None),
+            Origin::File if count > MAX_ADDRESS_LISTS => {
+                value.wrong(format!("more than {MAX_ADDRESS_LISTS} lists of addresses in a rule"), None)
+            }
+            Origin::File => Some(files.addresses(&value.located_text()?)),
+        }
+    });
+    if block.is_none() && allow.is_none() && networks.is_none() && lists.is_none() && address_lists.is_none() {
+        let hint = "give it block, allow, networks, lists or address-lists".to_owned();
         table.wrong("the rule says nothing: it neither blocks nor allows", Some(hint));
     }
     let regions = table.list("regions", |value| value.word());
@@ -71,6 +84,7 @@ fn read_rule(
         networks: networks.unwrap_or_default(),
         regions: regions.unwrap_or_default(),
         resolve: resolve.unwrap_or_default(),
+        address_lists: address_lists.unwrap_or_default().into_iter().flatten().collect(),
         ports: ports.unwrap_or_default(),
         source,
     })
@@ -106,6 +120,7 @@ mod tests {
         resolve = ["connect.{region}.ngrok-agent.com"]
         networks = ["192.0.2.0/24"]
         lists = ["more.txt"]
+        address-lists = ["tunnel.json"]
         source = "https://ngrok.com/docs/agent/connect-url"
         read = 2026-11-23
         [[rules]]
@@ -115,11 +130,23 @@ mod tests {
         ports = [80, 443]
     "#;
 
+    /// Every file is there and empty.
+    struct Empty;
+
+    impl Files for Empty {
+        fn names(&mut self, entry: &Located<String>) -> Option<List> {
+            Some(List::new(&entry.value))
+        }
+
+        fn addresses(&mut self, entry: &Located<String>) -> Option<AddressList> {
+            Some(AddressList { path: entry.value.clone(), ..AddressList::default() })
+        }
+    }
+
     fn parsed(text: &str, origin: Origin) -> (Option<Pack>, Vec<String>) {
         let file = Arc::new(SourceFile { path: "ngrok.toml".into(), text: text.into() });
         let mut problems = Problems::default();
-        let mut read_list = |path: &Located<String>| Some(List::new(&path.value));
-        let pack = parse(&file, origin, &mut problems, &mut read_list);
+        let pack = parse(&file, origin, &mut problems, &mut Empty);
         let told =
             problems.iter().map(|problem| format!("{}: {}", problem.place.as_ref().unwrap().line(), problem.message));
         (pack, told.collect())
@@ -134,7 +161,7 @@ mod tests {
         let rule = &pack.rules[0];
         assert_eq!((rule.id.value.as_str(), rule.id.place.line()), ("connect", 6));
         assert_eq!((rule.block.len(), rule.regions.len(), rule.resolve.len(), rule.networks.len()), (2, 2, 1, 1));
-        assert_eq!(rule.lists[0].path, "more.txt");
+        assert_eq!((&*rule.lists[0].path, &*rule.address_lists[0].path), ("more.txt", "tunnel.json"));
         assert_eq!(pack.rules[1].ports, [80, 443]);
     }
 
@@ -144,8 +171,9 @@ mod tests {
         #[rustfmt::skip]
         assert_eq!(problems, [
             "12: a built-in pack has no list files",
-            "15: [[rules]] needs \"read\"",
-            "15: [[rules]] needs \"source\"",
+            "13: a built-in pack has no list files",
+            "16: [[rules]] needs \"read\"",
+            "16: [[rules]] needs \"source\"",
         ]);
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
 
-use super::{Action, Mode, list::List};
+use super::{Action, Mode, UnknownOnIngress, list::List};
 use crate::problem::{Located, Place};
 
 /// Everything a policy is made from.
@@ -35,6 +35,8 @@ pub struct Organization {
     pub contact: Option<String>,
     /// Own ingress names; each stands for itself and all below.
     pub ingress: Vec<Located<String>>,
+    /// Dedicated addresses of the own ingress; v4-mapped ones already turned into v4.
+    pub addresses: Vec<Located<IpNet>>,
     /// An own ingress may be a whole registrable domain.
     pub ingress_whole_domain: bool,
 }
@@ -46,6 +48,8 @@ pub struct Defaults {
     pub packs: Vec<usize>,
     /// Refuse, or only record.
     pub mode: Mode,
+    /// What becomes of an unknown name that leads to a learned ingress address.
+    pub unknown_on_ingress: UnknownOnIngress,
     /// How refused questions are answered.
     pub action: Action,
     /// Where the action was read; `None` for the default.
@@ -128,8 +132,32 @@ pub struct PackRule {
     pub regions: Vec<Located<String>>,
     /// Names whose addresses are this ingress's; each must be blocked by the same pack.
     pub resolve: Vec<Located<String>>,
+    /// Files of addresses that are this ingress's.
+    pub address_lists: Vec<AddressList>,
     /// Ports that the firewall opens for an allowing rule's names.
     pub ports: Vec<u16>,
     /// Where the facts are from.
     pub source: Option<String>,
+}
+
+/// What a file of addresses holds.
+#[derive(Clone, Debug, Default)]
+pub struct AddressList {
+    /// The file's path, for messages.
+    pub path: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What stands for a region in `resolve`.
+pub const REGION: &str = "{region}";
+
+impl PackRule {
+    /// The names that an entry of `resolve` stands for: one for each region, or itself.
+    pub fn expanded<'a>(&'a self, resolve: &'a str) -> impl Iterator<Item = String> + 'a {
+        let by_region = resolve.contains(REGION);
+        let regions = self.regions.iter().filter(move |_| by_region);
+        let plain = (!by_region).then(|| resolve.to_owned());
+        regions.map(|region| resolve.replace(REGION, &region.value)).chain(plain)
+    }
 }

@@ -1,7 +1,7 @@
 //! The order of a decision once more, as literally and as slowly as it can be written: scans every pattern of
 //! the plan. The compiled policy must agree with it on any plan.
 
-use std::{cmp::Ordering, net::IpAddr};
+use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr};
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ impl<'p> Reference<'p> {
         }
     }
 
-    fn answer(&self, aliases: &[DomainName], addresses: &[IpAddr]) -> Told {
+    fn answer(&self, aliases: &[DomainName], addresses: &[IpAddr], learned: &BTreeSet<(IpAddr, DomainName)>) -> Told {
         let plain = self.group.and_then(|group| group.action.as_ref()).map_or(self.plan.defaults.action, |a| a.value);
         for (index, alias) in aliases.iter().enumerate() {
             if let Some((true, label)) = self.rules(alias.as_name()) {
@@ -74,6 +74,19 @@ impl<'p> Reference<'p> {
             }
             if let Some((_, label)) = hit {
                 return self.violation(label, Evidence::Address(address), plain);
+            }
+        }
+        for &address in addresses {
+            let names = learned.iter().filter(|(at, _)| *at == address).map(|(_, name)| name.to_string());
+            let vouching = names.flat_map(|name| {
+                self.active_rules()
+                    .into_iter()
+                    .filter(move |(_, rule)| rule.resolve.iter().any(|own| own.value == name))
+            });
+            if let Some((label, _)) = vouching.into_iter().next() {
+                let (conclusion, label, evidence, action) = self.violation(label, Evidence::Address(address), plain);
+                let observed = self.plan.defaults.unknown_on_ingress == UnknownOnIngress::Observe;
+                return (if observed { Conclusion::Observe } else { conclusion }, label, evidence, action);
             }
         }
         (Conclusion::Allow, String::new(), None, None)
@@ -253,10 +266,11 @@ fn text_of(lines: &[ListLine]) -> String {
 fn a_pack(number: usize) -> impl Strategy<Value = Pack> {
     let network = prop::sample::select(vec!["192.0.2.0/24", "192.0.2.0/30", "192.0.2.1/32", "2001:db8::/32"]);
     let networks = prop::collection::vec(network.prop_map(net), 0..2);
-    let rules = prop::collection::vec((patterns(4), patterns(3), a_list(4), networks), 1..3);
+    let resolve = prop::collection::vec(a_name(1..3).prop_map(|text| at(&text)), 0..3);
+    let rules = prop::collection::vec((patterns(4), patterns(3), a_list(4), networks, resolve), 1..3);
     rules.prop_map(move |rules| {
-        let rules = rules.into_iter().enumerate().map(|(id, (block, allow, listed, networks))| {
-            let mut rule = PackRule { networks, ..rule_of(&format!("r{id}"), &[], &[]) };
+        let rules = rules.into_iter().enumerate().map(|(id, (block, allow, listed, networks, resolve))| {
+            let mut rule = PackRule { networks, resolve, ..rule_of(&format!("r{id}"), &[], &[]) };
             (rule.block, rule.allow) = (block, allow);
             rule.lists = vec![list::parse("names.txt", text_of(&listed).as_bytes()).0];
             rule
@@ -293,12 +307,14 @@ fn a_plan() -> impl Strategy<Value = Plan> {
     });
     let exceptions = prop::collection::vec(exception, 0..2);
     let packs = (a_pack(0), a_pack(1), prop::sample::subsequence(vec![0, 1], 0..=2));
-    (ingress(), patterns(3), patterns(3), packs, groups, exceptions).prop_map(
-        |(ingress, allow, block, (first, second, active), (wide, narrow), exceptions)| {
+    let unknown = prop::sample::select(vec![UnknownOnIngress::Refuse, UnknownOnIngress::Observe]);
+    (ingress(), patterns(3), patterns(3), packs, groups, exceptions, unknown).prop_map(
+        |(ingress, allow, block, (first, second, active), (wide, narrow), exceptions, unknown)| {
             let mut plan =
                 Plan { groups: vec![wide, narrow], packs: vec![first, second], exceptions, ..Plan::default() };
             (plan.organization.ingress, plan.organization.ingress_whole_domain) = (ingress, true);
             (plan.defaults.allow, plan.defaults.block, plan.defaults.packs) = (allow, block, active);
+            plan.defaults.unknown_on_ingress = unknown;
             plan
         },
     )
@@ -314,11 +330,19 @@ proptest! {
         client in prop::sample::select(vec!["10.9.9.9", "10.1.2.3", "192.0.2.9", "2001:db8::9"]),
         (time, trusted) in (0..200_i64, any::<bool>()),
         addresses in prop::collection::vec(prop::sample::select(vec!["192.0.2.1", "192.0.2.200", "2001:db8::1", "198.51.100.1"]), 0..3),
+        learned in prop::collection::btree_set((prop::sample::select(vec!["192.0.2.1", "198.51.100.1"]), a_name(1..3)), 0..4),
     ) {
         let (policy, problems) = build(&plan);
         prop_assert!(problems.is_empty(), "{}", problems);
         let client: IpAddr = client.parse().unwrap();
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let learned: BTreeSet<(IpAddr, DomainName)> =
+            learned.iter().map(|(address, text)| (address.parse().unwrap(), name(text))).collect();
+        let sightings = learned.iter().map(|(address, name)| {
+            let (source, seen) = (Source::Name(name.clone()), Timestamp::UNIX_EPOCH);
+            (*address, Sighting { source, first: seen, last: seen })
+        });
+        let set = Learned::default().followed_by(sightings);
         let moment = Moment { time: Timestamp::from_second(time).unwrap(), trusted };
         let reference = Reference::new(&plan, client, moment);
         let group = policy.group(client);
@@ -327,11 +351,11 @@ proptest! {
         for asked in &names {
             let verdict = policy.judge_question(group, client, asked.as_name(), moment);
             prop_assert_eq!(told(&policy, verdict), reference.question(asked.as_name()), "{}", asked);
-            let explained = policy.explain(client, asked.as_name(), None, moment);
+            let explained = policy.explain(client, asked.as_name(), None, &set, moment);
             prop_assert_eq!(explained.verdict, verdict, "explained {}", asked);
         }
-        let verdict = policy.judge_answer(group, &names, &addresses);
-        prop_assert_eq!(told(&policy, verdict), reference.answer(&names, &addresses));
+        let verdict = policy.judge_answer(group, &names, &addresses, &set);
+        prop_assert_eq!(told(&policy, verdict), reference.answer(&names, &addresses, &learned));
     }
 
     #[test]
@@ -355,7 +379,7 @@ proptest! {
         prop_assert_eq!(policy.summary().patterns, distinct.len());
         for asked in names.iter().map(|text| name(text)) {
             let moment = Moment { time: Timestamp::UNIX_EPOCH, trusted: true };
-            let explained = policy.explain("192.0.2.1".parse().unwrap(), asked.as_name(), None, moment);
+            let explained = policy.explain("192.0.2.1".parse().unwrap(), asked.as_name(), None, &Learned::default(), moment);
             let candidates = explained.walk.into_iter().flat_map(|walked| walked.candidates);
             let decided = candidates.filter(|candidate| candidate.fate == Fate::Wins).map(|candidate| {
                 (candidate.decision == explain::Decision::Block, candidate.origin.unwrap().to_string())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     list,
-    plan::{Exception, Group, Pack, PackRule, Plan},
+    plan::{AddressList, Exception, Group, Pack, PackRule, Plan},
     *,
 };
 use crate::{
@@ -39,6 +39,7 @@ pub(super) fn rule_of(id: &str, block: &[&str], allow: &[&str]) -> PackRule {
         networks: Vec::new(),
         regions: Vec::new(),
         resolve: Vec::new(),
+        address_lists: Vec::new(),
         ports: Vec::new(),
         source: None,
     }
@@ -292,14 +293,75 @@ fn an_answer_is_refused_for_a_blocked_alias_or_an_address_of_an_active_pack() {
         let aliases: Vec<_> = aliases.iter().map(|text| name(text)).collect();
         let addresses: Vec<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
         let group = policy.group(client.parse().unwrap());
-        let verdict = policy.judge_answer(group, &aliases, &addresses);
+        let verdict = policy.judge_answer(group, &aliases, &addresses, &Learned::default());
         assert_eq!(said(&policy, verdict), *expected, "{aliases:?} {addresses:?}");
     }
-    let verdict = policy.judge_answer(GroupId::DEFAULT, &[name("a.example"), name("tunnel.ngrok.com")], &[]);
+    let verdict =
+        policy.judge_answer(GroupId::DEFAULT, &[name("a.example"), name("tunnel.ngrok.com")], &[], &Learned::default());
     assert!(matches!(verdict, Verdict::Block(Reason { evidence: Evidence::Alias(1), .. })), "{verdict:?}");
     let carried = "64:ff9b::198.51.100.7".parse().unwrap();
-    let verdict = policy.judge_answer(GroupId::DEFAULT, &[], &[carried]);
+    let verdict = policy.judge_answer(GroupId::DEFAULT, &[], &[carried], &Learned::default());
     assert!(matches!(verdict, Verdict::Block(Reason { evidence: Evidence::Address(seen), .. }) if seen == carried));
+}
+
+#[test]
+fn a_learned_address_refuses_for_the_groups_that_have_its_pack_by_the_rule_that_has_its_name() {
+    let mut plan = plan();
+    let list = AddressList { path: "tunnel.json".into(), addresses: Vec::new() };
+    plan.packs[1].rules[0].address_lists = vec![list];
+    let seen = now().time;
+    let learned = Learned::default().followed_by(
+        [
+            ("3.133.228.214", Source::Name(name("connect.eu.ngrok-agent.com"))),
+            ("2a05:d014::7", Source::Name(name("connect.ngrok-agent.com"))),
+            ("3.133.228.215", Source::Name(name("connect.zz.ngrok-agent.com"))),
+            ("3.133.228.216", Source::List("tunnel.json".into())),
+        ]
+        .map(|(address, source)| (address.parse().unwrap(), Sighting { source, first: seen, last: seen })),
+    );
+    #[rustfmt::skip]
+    let cases: &[(&str, &[&str], &str, &str)] = &[
+        ("192.0.2.1", &["3.133.228.214"],                  "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        ("192.0.2.1", &["192.0.2.7", "2a05:d014::7"],      "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        ("192.0.2.1", &["64:ff9b::3.133.228.214"],         "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        ("192.0.2.1", &["2002:385:e4d6::1"],               "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        ("192.0.2.1", &["::ffff:3.133.228.214"],           "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        // No rule names it any more.
+        ("192.0.2.1", &["3.133.228.215"],                  "pass",                           "pass"),
+        ("192.0.2.1", &["3.133.228.213"],                  "pass",                           "pass"),
+        ("192.0.2.1", &["3.133.228.216"],                  "block nxdomain bypass/canary",   "observe nxdomain bypass/canary"),
+        // The group has one of the two packs, or none.
+        ("10.2.0.1",  &["3.133.228.216"],                  "pass",                           "pass"),
+        ("10.2.0.1",  &["3.133.228.214"],                  "block nxdomain ngrok/connect",   "observe nxdomain ngrok/connect"),
+        ("10.2.3.1",  &["3.133.228.214"],                  "pass",                           "pass"),
+        ("10.1.0.1",  &["3.133.228.214"],                  "observe nxdomain ngrok/connect", "observe nxdomain ngrok/connect"),
+        // What only records hides nothing that refuses.
+        ("192.0.2.1", &["3.133.228.216", "198.51.100.7"],  "block nxdomain ngrok/connect",   "block nxdomain ngrok/connect"),
+    ];
+    for unknown in [UnknownOnIngress::Refuse, UnknownOnIngress::Observe] {
+        plan.defaults.unknown_on_ingress = unknown;
+        let policy = compiled(&plan);
+        for (client, addresses, refused, observed) in cases {
+            let addresses: Vec<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let verdict = policy.judge_answer(policy.group(client.parse().unwrap()), &[], &addresses, &learned);
+            let expected = if unknown == UnknownOnIngress::Refuse { refused } else { observed };
+            assert_eq!(said(&policy, verdict), *expected, "{client} {addresses:?} {unknown:?}");
+        }
+    }
+}
+
+#[test]
+fn an_explanation_says_from_where_an_address_was_learned() {
+    let policy = compiled(&plan());
+    let (source, seen) = (Source::Name(name("connect.eu.ngrok-agent.com")), now().time);
+    let address = "3.133.228.214".parse().unwrap();
+    let learned = Learned::default().followed_by([(address, Sighting { source, first: seen, last: seen })]);
+    let client = "192.0.2.1".parse().unwrap();
+    let explained = policy.explain(client, name("my.example.net").as_name(), Some((&[], &[address])), &learned, now());
+    assert_eq!((explained.conclusion, explained.decided_by), (Conclusion::Block, Step::Answer));
+    let candidate = &explained.walk.last().unwrap().candidates[0];
+    assert!(candidate.pattern.starts_with("3.133.228.214, learned from connect.eu.ngrok-agent.com"), "{candidate:?}");
+    assert_eq!((&*candidate.rule, candidate.fate), ("ngrok/connect", Fate::Wins));
 }
 
 #[test]
@@ -459,7 +521,13 @@ fn many_names_and_groups_stay_small_and_are_found_with_their_line() {
     // Groups that replace no list have no table of their own.
     assert!(policy.tables.len() < 8, "{}", policy.tables.len());
     assert_eq!(asked(&policy, "172.23.1.9", "host77777.list-594.example", now()), "observe nxdomain bypass/canary");
-    let explained = policy.explain("192.0.2.1".parse().unwrap(), name("host99.list-99.example").as_name(), None, now());
+    let explained = policy.explain(
+        "192.0.2.1".parse().unwrap(),
+        name("host99.list-99.example").as_name(),
+        None,
+        &Learned::default(),
+        now(),
+    );
     let origin = explained.walk.last().and_then(|walked| walked.candidates[0].origin.clone()).unwrap();
     assert_eq!(origin.to_string(), "names.txt:99");
     let size = policy.pack_patterns.size();
@@ -473,7 +541,7 @@ fn an_explanation_tells_each_step_and_why_the_losers_lost() {
     plan.packs[0].rules[2].allow.push(at("connect.*.ngrok-agent.com"));
     let policy = compiled(&plan);
     let asked = name("connect.eu.ngrok-agent.com");
-    let explained = policy.explain("10.2.0.1".parse().unwrap(), asked.as_name(), None, now());
+    let explained = policy.explain("10.2.0.1".parse().unwrap(), asked.as_name(), None, &Learned::default(), now());
     assert_eq!((explained.conclusion, explained.decided_by), (Conclusion::Block, Step::Packs));
     let exception = &explained.walk[1];
     assert_eq!((exception.step, exception.outcome), (Step::Exception, Outcome::Nothing));
@@ -492,7 +560,7 @@ fn an_explanation_tells_each_step_and_why_the_losers_lost() {
         (Moment { time: "2026-12-24T18:00:00Z".parse().unwrap(), trusted: true }, Fate::Ended),
         (now(), Fate::Wins),
     ] {
-        let explained = policy.explain(client, asked.as_name(), None, moment);
+        let explained = policy.explain(client, asked.as_name(), None, &Learned::default(), moment);
         assert_eq!(explained.walk[1].candidates[0].fate, fate);
     }
 }
@@ -503,7 +571,9 @@ fn an_explanation_of_an_answer_names_the_alias_and_stops_there() {
     let aliases = [name("cdn.example"), name("tunnel.us.ngrok.com")];
     let addresses = ["198.51.100.1".parse().unwrap()];
     let client = "192.0.2.1".parse().unwrap();
-    let explain = |text: &str| policy.explain(client, name(text).as_name(), Some((&aliases, &addresses)), now());
+    let explain = |text: &str| {
+        policy.explain(client, name(text).as_name(), Some((&aliases, &addresses)), &Learned::default(), now())
+    };
     let explained = explain("my.example.net");
     assert_eq!((explained.conclusion, explained.decided_by), (Conclusion::Block, Step::Answer));
     let candidates = &explained.walk.last().unwrap().candidates;
@@ -512,7 +582,7 @@ fn an_explanation_of_an_answer_names_the_alias_and_stops_there() {
     // The own ingress ends it before the answer is looked at.
     let own = explain("connect.acme.com");
     assert_eq!((own.conclusion, own.decided_by, own.walk.len()), (Conclusion::Allow, Step::OwnIngress, 1));
-    let unanswered = policy.explain(client, name("my.example.net").as_name(), None, now());
+    let unanswered = policy.explain(client, name("my.example.net").as_name(), None, &Learned::default(), now());
     assert_eq!(unanswered.walk.last().unwrap().outcome, Outcome::NotExamined);
     assert_eq!(unanswered.decided_by, Step::Pass);
 }

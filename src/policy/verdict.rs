@@ -86,6 +86,17 @@ pub enum Mode {
     Observe,
 }
 
+/// What becomes of an unknown name that leads to a learned ingress address.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownOnIngress {
+    /// It is a violation like any other.
+    #[default]
+    Refuse,
+    /// It is recorded, in every mode.
+    Observe,
+}
+
 /// The time at which something is judged, and whether exceptions may be granted by it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Moment {

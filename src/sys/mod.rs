@@ -1,6 +1,7 @@
 //! Every system call that std and tokio lack, each with a safe face. All unsafe code there is stands below here.
 
 pub mod datagram;
+pub mod file;
 pub mod holder;
 pub mod interfaces;
 pub mod peer;

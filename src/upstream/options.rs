@@ -213,7 +213,7 @@ fn shortest(address: SocketAddr, usual: u16) -> String {
 
 impl Server {
     /// Where it is; `None` for the system's, which resolv.conf tells.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::System => None,
             Self::Udp(address) | Self::Tcp(address) | Self::Tls { address, .. } | Self::Https { address, .. } => {

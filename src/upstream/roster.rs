@@ -91,6 +91,11 @@ impl Roster {
         role.servers.load_full()
     }
 
+    /// The servers of names that no zone has.
+    pub(super) fn default_servers(&self) -> Arc<Vec<Arc<Server>>> {
+        self.default.servers.load_full()
+    }
+
     fn follows_system(&self) -> bool {
         self.roles.iter().any(|role| role.configured.contains(&Kind::System))
     }

@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["document"],
     &["metrics", "policy", "wire"],
     &["audit", "cache", "upstream"],
+    &["ingress"],
     &["gateway"],
     &["admin", "control", "listen"],
     &["config"],

@@ -1,6 +1,7 @@
 //! Questions put to the whole daemon: every way to ask for a blocked name, and what others must get.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     net::{TcpStream, UdpSocket},
     sync::{
@@ -56,6 +57,10 @@ fn start_with(config: &str) -> (Upstream, Daemon) {
 #[test]
 fn a_blocked_name_is_refused_in_every_way_it_can_be_asked_for_and_leaves_no_trace_upstream() {
     let (upstream, daemon) = start();
+    daemon.first_round();
+    let own_lookups = upstream.own_lookups();
+    let each: BTreeSet<_> = own_lookups.iter().collect();
+    assert_eq!((each.len(), own_lookups.len()), (40, 40), "each name of the pack was looked up once, A and AAAA");
     let name = "Connect.EU.ngrok-Agent.com.";
     let base = || ask(name, RecordType::A);
     #[rustfmt::skip]
@@ -87,6 +92,7 @@ fn a_blocked_name_is_refused_in_every_way_it_can_be_asked_for_and_leaves_no_trac
         }
     }
     assert_eq!(upstream.asked(), [], "nothing went out");
+    assert_eq!(upstream.own_lookups(), own_lookups, "nor anything that the daemon had asked for before");
     let attempts = daemon.attempts();
     assert!(attempts.iter().all(|attempt| attempt["decision"] == "blocked" && attempt["rule"] == "ngrok/connect"));
     assert!(!attempts.is_empty());

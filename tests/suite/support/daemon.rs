@@ -122,6 +122,18 @@ impl Daemon {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// What it has learned of ingress addresses, as `explain --learned` tells.
+    pub fn learned(&self) -> serde_json::Value {
+        let output = self.command(&["explain", "--learned", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Waits until every name that packs resolve was looked up once.
+    pub fn first_round(&self) {
+        wait_for("the first round of lookups", || (self.learned()["pending"] == 0).then_some(()));
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(self.pid(), signal).unwrap();

@@ -41,6 +41,9 @@ pub enum Say {
     HangUp,
 }
 
+/// Those of `policies/ngrok.toml`.
+const REGIONS: [&str; 9] = ["us", "eu", "ap", "au", "sa", "jp", "in", "us-cal-1", "eu-lon-1"];
+
 type Answer = dyn Fn(&Asked) -> Vec<Say> + Send + Sync;
 
 struct Script {
@@ -95,11 +98,26 @@ impl Nameserver {
         self.address
     }
 
-    /// What it was asked so far, in order. The asker's own upkeep is left out: probes (the root's NS) and canaries (a
-    /// first label of 32 hexadecimal digits).
+    /// What it was asked so far, in order. The asker's own upkeep is left out: probes (the root's NS), canaries (a
+    /// first label of 32 hexadecimal digits), and what [`own_lookups`](Self::own_lookups) tells.
     pub fn asked(&self) -> Vec<Asked> {
+        self.asked_if(|asked| !asked.is_upkeep() && !asked.is_own_lookup())
+    }
+
+    /// Questions for addresses of names that shipped packs list under `resolve`. A client's leaked question for one would
+    /// be among them: who is out for those compares this list before and after.
+    pub fn own_lookups(&self) -> Vec<Asked> {
+        self.asked_if(Asked::is_own_lookup)
+    }
+
+    /// Both.
+    pub fn asked_by_anybody(&self) -> Vec<Asked> {
+        self.asked_if(|asked| !asked.is_upkeep())
+    }
+
+    fn asked_if(&self, counts: impl Fn(&Asked) -> bool) -> Vec<Asked> {
         let asked = self.script.asked.lock().unwrap();
-        asked.iter().filter(|asked| !asked.is_upkeep()).cloned().collect()
+        asked.iter().filter(|asked| counts(asked)).cloned().collect()
     }
 
     /// While silent it takes questions down and says nothing.
@@ -173,6 +191,17 @@ impl Asked {
             reply.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
         }
         reply
+    }
+
+    /// For A or AAAA of `connect[.REGION].ngrok-agent.com` or `tunnel[.REGION].ngrok.com`.
+    fn is_own_lookup(&self) -> bool {
+        let labels: Vec<_> = self.name.split('.').collect();
+        let is_resolved = match labels[..] {
+            ["connect", "ngrok-agent", "com"] | ["tunnel", "ngrok", "com"] => true,
+            ["connect", region, "ngrok-agent", "com"] | ["tunnel", region, "ngrok", "com"] => REGIONS.contains(&region),
+            _ => false,
+        };
+        is_resolved && [1, 28].contains(&self.qtype)
     }
 
     fn is_upkeep(&self) -> bool {

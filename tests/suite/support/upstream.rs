@@ -45,21 +45,34 @@ impl Upstream {
         format!("udp://{}", self.0.address())
     }
 
-    /// Every name and type it was asked for, in order, the daemon's own probes left out.
+    /// Every name and type it was asked for, in order, the daemon's own probes and lookups left out.
     pub fn asked(&self) -> Vec<(String, String)> {
-        let asked = self.0.asked().into_iter();
-        asked.map(|asked| (asked.name, type_name(asked.qtype.into()))).collect()
+        shown(self.0.asked())
+    }
+
+    /// The daemon's lookups of names that shipped packs resolve, as [`Nameserver::own_lookups`] has them.
+    pub fn own_lookups(&self) -> Vec<(String, String)> {
+        shown(self.0.own_lookups())
+    }
+
+    /// All of it but the probes.
+    pub fn asked_by_anybody(&self) -> Vec<(String, String)> {
+        shown(self.0.asked_by_anybody())
     }
 
     /// The questions themselves.
     pub fn messages(&self) -> Vec<Message> {
-        self.0.asked().iter().map(|asked| Message::from_vec(&asked.packet).unwrap()).collect()
+        self.0.asked_by_anybody().iter().map(|asked| Message::from_vec(&asked.packet).unwrap()).collect()
     }
 
     /// From now on it hears and says nothing, or answers again.
     pub fn silence(&self, silent: bool) {
         self.0.set_silent(silent);
     }
+}
+
+fn shown(asked: Vec<super::nameserver::Asked>) -> Vec<(String, String)> {
+    asked.into_iter().map(|asked| (asked.name, type_name(asked.qtype.into()))).collect()
 }
 
 fn say(

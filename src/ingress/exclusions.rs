@@ -1,0 +1,235 @@
+//! Who is never taken for an ingress, whatever a vendor's zone or list says.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::joint::JointPrefixMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    metrics::{Counter, Metrics},
+    policy::Policy,
+    sys::interfaces::Interfaces,
+};
+
+/// Why an address was found and not learned.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// Private, loopback, link-local, multicast, reserved, for documentation: not global unicast.
+    NotGlobal,
+    /// It is this machine's.
+    Own,
+    /// It stands in a network of this machine's interfaces.
+    OnLink,
+    /// It is an upstream server's.
+    Upstream,
+    /// It is one of `[organization] addresses`.
+    Organization,
+    /// Half of the Internet depends on it, or any number of sites share it.
+    Shared,
+    /// Its source has as many as one may have, or all together have.
+    Crowded,
+}
+
+/// Addresses and networks that are never learned, as they are at one moment.
+pub(super) struct Exclusions<'p> {
+    policy: &'p Policy,
+    networks: JointPrefixMap<IpNet, Refusal>,
+}
+
+impl<'p> Exclusions<'p> {
+    /// `policy` says how addresses are read.
+    pub(super) fn new(policy: &'p Policy, interfaces: &Interfaces, upstream: impl Iterator<Item = IpAddr>) -> Self {
+        let mut exclusions = Self { policy, networks: JointPrefixMap::new() };
+        exclusions.add(interfaces.networks.iter().copied(), Refusal::OnLink);
+        exclusions.add(interfaces.addresses.iter().copied().map(IpNet::from), Refusal::Own);
+        exclusions.add(upstream.map(|address| address.to_canonical().into()), Refusal::Upstream);
+        exclusions
+    }
+
+    /// Adds networks of another kind.
+    pub(super) fn add(&mut self, networks: impl Iterator<Item = IpNet>, refusal: Refusal) {
+        for network in networks {
+            self.networks.insert(network, refusal);
+        }
+    }
+
+    /// The form in which an address is learned: the IPv4 address that it carries, or itself.
+    ///
+    /// # Errors
+    /// Why it is not; a single reading of it that is excluded suffices.
+    pub(super) fn admit(&self, address: IpAddr) -> Result<IpAddr, Refusal> {
+        let mut learned = None;
+        for reading in self.policy.readings(address) {
+            if let Some((_, refusal)) = self.networks.get_lpm(&IpNet::from(reading)) {
+                return Err(*refusal);
+            }
+            // What carries an address is not one that anybody has, so the carried one decides.
+            if learned.is_none() && !is_global_unicast(reading) {
+                return Err(Refusal::NotGlobal);
+            }
+            learned.get_or_insert(reading);
+        }
+        learned.ok_or(Refusal::NotGlobal)
+    }
+}
+
+impl Refusal {
+    /// The same in words.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::NotGlobal => "no global unicast address",
+            Self::Own => "this machine's own",
+            Self::OnLink => "in a network of this machine's interfaces",
+            Self::Upstream => "an upstream server's",
+            Self::Organization => "one of [organization] addresses",
+            Self::Shared => "shared by too many",
+            Self::Crowded => "more than one source, or all together, may have",
+        }
+    }
+
+    /// Where it is counted.
+    pub(super) fn counter(self, metrics: &Metrics) -> &Counter {
+        match self {
+            Self::NotGlobal => &metrics.ingress_not_global,
+            Self::Own => &metrics.ingress_own,
+            Self::OnLink => &metrics.ingress_on_link,
+            Self::Upstream => &metrics.ingress_upstream,
+            Self::Organization => &metrics.ingress_organization,
+            Self::Shared => &metrics.ingress_shared,
+            Self::Crowded => &metrics.ingress_crowded,
+        }
+    }
+}
+
+/// Blocks that the IANA registry of special IPv4 addresses does not call globally reachable, or that no host has
+/// (RFC 6890), with multicast (RFC 5771).
+const SPECIAL_V4: [Ipv4Net; 16] = [
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 31, 196, 0], 24),
+    v4([192, 52, 193, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    // Multicast, reserved and broadcast.
+    v4([224, 0, 0, 0], 3),
+];
+
+/// The one block of global unicast addresses that is in use (RFC 4291 section 2.4).
+const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0], 3);
+
+/// What lies in it and is no host's: protocol assignments with Teredo and ORCHID, documentation, 6to4 (which carries
+/// an IPv4 address), documentation again (RFC 9637).
+const SPECIAL_V6: [Ipv6Net; 4] =
+    [v6([0x2001, 0, 0], 23), v6([0x2001, 0xdb8, 0], 32), v6([0x2002, 0, 0], 16), v6([0x3fff, 0, 0], 20)];
+
+fn is_global_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !SPECIAL_V4.iter().any(|block| block.contains(&address)),
+        IpAddr::V6(address) => GLOBAL_V6.contains(&address) && !SPECIAL_V6.iter().any(|block| block.contains(&address)),
+    }
+}
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
+}
+
+const fn v6([a, b, c]: [u16; 3], length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), length)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        policy::{compile, plan::Plan},
+        problem::{Located, Place, SourceFile},
+    };
+
+    fn policy() -> Policy {
+        let source = SourceFile { path: "x".into(), text: "x = 1\n".into() };
+        let place = Place::new(std::sync::Arc::new(source), 0..1);
+        let nat64 = vec![Located { value: "2001:db8:64::/96".parse().unwrap(), place }];
+        let (policy, problems) = compile(&Plan { nat64, ..Plan::default() }, Timestamp::UNIX_EPOCH);
+        policy.unwrap_or_else(|| panic!("{problems}"))
+    }
+
+    #[test]
+    fn only_global_unicast_addresses_that_are_nobody_elses_are_learned() {
+        let policy = policy();
+        let interfaces = Interfaces {
+            addresses: vec!["5.9.1.2".parse().unwrap(), "2a01:4f8:1::2".parse().unwrap()],
+            networks: vec!["5.9.1.0/26".parse().unwrap(), "2a01:4f8:1::/64".parse().unwrap()],
+        };
+        let upstream = ["62.1.2.3", "::ffff:62.1.2.4", "2a00:b::53"].map(|text| text.parse().unwrap());
+        let mut exclusions = Exclusions::new(&policy, &interfaces, upstream.into_iter());
+        let network = |text: &str| std::iter::once(text.parse().unwrap());
+        exclusions.add(network("84.1.0.0/16"), Refusal::Organization);
+        exclusions.add(network("8.8.8.8/32"), Refusal::Shared);
+        #[rustfmt::skip]
+        let cases: &[(&str, Result<&str, Refusal>)] = &[
+            ("3.133.228.214",               Ok("3.133.228.214")),
+            ("::ffff:3.133.228.214",        Ok("3.133.228.214")),
+            ("64:ff9b::3.133.228.214",      Ok("3.133.228.214")),
+            ("2001:db8:64::3.133.228.214",  Ok("3.133.228.214")),
+            ("2002:385:e4d6::1",            Ok("3.133.228.214")),
+            ("2a05:d014:21b::6e74",         Ok("2a05:d014:21b::6e74")),
+            ("0.0.0.0",                     Err(Refusal::NotGlobal)),
+            ("10.1.2.3",                    Err(Refusal::NotGlobal)),
+            ("64:ff9b::10.1.2.3",           Err(Refusal::NotGlobal)),
+            ("2002:a01:203::1",             Err(Refusal::NotGlobal)),
+            ("100.64.0.1",                  Err(Refusal::NotGlobal)),
+            ("127.0.0.1",                   Err(Refusal::NotGlobal)),
+            ("169.254.169.254",             Err(Refusal::NotGlobal)),
+            ("172.31.255.255",              Err(Refusal::NotGlobal)),
+            ("192.0.0.170",                 Err(Refusal::NotGlobal)),
+            ("192.168.0.1",                 Err(Refusal::NotGlobal)),
+            ("198.19.0.1",                  Err(Refusal::NotGlobal)),
+            ("203.0.113.9",                 Err(Refusal::NotGlobal)),
+            ("224.0.0.251",                 Err(Refusal::NotGlobal)),
+            ("240.0.0.1",                   Err(Refusal::NotGlobal)),
+            ("255.255.255.255",             Err(Refusal::NotGlobal)),
+            ("::",                          Err(Refusal::NotGlobal)),
+            ("::1",                         Err(Refusal::NotGlobal)),
+            ("::3.133.228.214",             Err(Refusal::NotGlobal)),
+            ("100::1",                      Err(Refusal::NotGlobal)),
+            ("2001::1",                     Err(Refusal::NotGlobal)),
+            ("2001:db8::1",                 Err(Refusal::NotGlobal)),
+            ("3fff::1",                     Err(Refusal::NotGlobal)),
+            ("4000::1",                     Err(Refusal::NotGlobal)),
+            ("fd00::1",                     Err(Refusal::NotGlobal)),
+            ("fe80::1",                     Err(Refusal::NotGlobal)),
+            ("fec0::1",                     Err(Refusal::NotGlobal)),
+            ("ff02::fb",                    Err(Refusal::NotGlobal)),
+            ("5.9.1.2",                     Err(Refusal::Own)),
+            ("2a01:4f8:1::2",               Err(Refusal::Own)),
+            ("5.9.1.63",                    Err(Refusal::OnLink)),
+            ("64:ff9b::5.9.1.63",           Err(Refusal::OnLink)),
+            ("5.9.1.64",                    Ok("5.9.1.64")),
+            ("2a01:4f8:1::3",               Err(Refusal::OnLink)),
+            ("62.1.2.3",                    Err(Refusal::Upstream)),
+            ("62.1.2.4",                    Err(Refusal::Upstream)),
+            ("2a00:b::53",                  Err(Refusal::Upstream)),
+            ("84.1.2.3",                    Err(Refusal::Organization)),
+            ("8.8.8.8",                     Err(Refusal::Shared)),
+            ("2002:808:808::1",             Err(Refusal::Shared)),
+            ("8.8.8.9",                     Ok("8.8.8.9")),
+        ];
+        for (address, expected) in cases {
+            let admitted = exclusions.admit(address.parse().unwrap());
+            assert_eq!(admitted, expected.map(|text| text.parse().unwrap()), "{address}");
+        }
+    }
+}
