@@ -13,6 +13,7 @@ use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
     daemon::{self, Setup},
+    sys::memory,
 };
 
 pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
@@ -21,6 +22,7 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     let mut loaded = config::load(common.config.as_deref(), Timestamp::now());
     print_problems(&loaded.problems);
     let config = loaded.outcome.take().ok_or(Invalid)?;
+    memory::give_back();
     let state_dir = state_dir(common)?;
     let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;

@@ -12,6 +12,7 @@ use crate::{
     control::{Command, Outcome, ReloadReport},
     metrics::Metrics,
     policy::Summary,
+    sys::memory,
     upstream::{Surroundings, Upstream},
 };
 
@@ -74,6 +75,8 @@ impl Reloader {
             tracing::warn!(%error, "cannot keep a copy of the files in force");
         }
         watch.follow(&files, read_at);
+        // What reading took, and what was in force before.
+        memory::give_back();
         self.tell(&report, cause);
     }
 

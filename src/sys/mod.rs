@@ -4,6 +4,7 @@ pub mod datagram;
 pub mod file;
 pub mod holder;
 pub mod interfaces;
+pub mod memory;
 pub mod peer;
 
 mod ancillary;
