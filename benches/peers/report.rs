@@ -66,6 +66,7 @@ fn document(results: &Results) -> String {
     }
     text.push('\n');
     text.push_str(&tables(results));
+    text.push_str(WHERE_THE_TIME_GOES);
     text.push_str("\n## How cost grows\n\nOurs alone; flat is the goal. The bars are 95 % intervals.\n");
     for growth in &results.growth {
         let _ = write!(text, "\n![{}]({})\n", growth.title, growth.file);
@@ -77,6 +78,24 @@ fn document(results: &Results) -> String {
     }
     text
 }
+
+const WHERE_THE_TIME_GOES: &str = "
+## Where the time goes
+
+By `perf record` (cpu-clock, as the machine has no counters) on 2026-11-25, for the workloads that miss their goal.
+
+**D all miss.** 73 % of a question's time is the kernel's: 26 % sends the query, 24 % the answer, 11 % receives both, 5 %
+gives every fifth query a new port, 2 % waits. Of the 23 % that are ours no function has more than 1.3 %: cache 3.5 %,
+questions in flight and their places 4 %, memory 2.6 %, packets read and judged 3 %. The kernel's part alone is
+2.2 times the echo; dnsdist, which keeps one port and looks at no answer, stands at 2.7 to 3.3. Tried and kept: one thread
+that asks, hears and answers; sockets that change their port instead of being closed; answers sent together; mimalloc
+(3.20 to 2.79 times the echo; jemalloc 3.62). Not taken: fewer ports, ids without a generator fit for secrets.
+
+**A with 100,000 pairs.** 16 % is the record's thread: SQLite's statements and pages, and the copies they are made from,
+since every count that has changed is saved each second. The thread that answers spends 2 % on counting.
+
+**Two workers.** They share both CPUs with the load; a bare echo with two threads, in the table, grows too.
+";
 
 const INTRODUCTION: &str = "# Performance
 
