@@ -61,6 +61,8 @@ pub(super) struct Learner {
 struct Turn {
     due: Instant,
     is_out: bool,
+    /// Terms changed since it was asked: a failure says nothing of whom would be asked now.
+    is_outdated: bool,
     /// `None` before the first outcome; then how many failures there were in a row.
     failures: Option<u32>,
 }
@@ -124,8 +126,9 @@ impl Learner {
         self.turns.retain(|name, _| names.contains(name));
         let due = Instant::now();
         for name in &names {
-            self.turns.entry(name.clone()).or_insert(Turn { due, is_out: false, failures: None });
+            self.turns.entry(name.clone()).or_insert(Turn { due, is_out: false, is_outdated: false, failures: None });
         }
+        self.turns.values_mut().filter(|turn| turn.is_out).for_each(|turn| turn.is_outdated = true);
         // Who failed may be asked of somebody else from now on.
         for turn in self.turns.values_mut().filter(|turn| turn.failures.is_some_and(|failures| failures > 0)) {
             turn.due = due;
@@ -165,6 +168,7 @@ impl Learner {
         // A reload may have taken the name away meanwhile.
         let Some(turn) = self.turns.get_mut(&name) else { return };
         turn.is_out = false;
+        let is_outdated = std::mem::take(&mut turn.is_outdated);
         let complete = outcome.is_ok();
         match outcome {
             Ok(ttl) => {
@@ -176,7 +180,8 @@ impl Learner {
             Err(error) => {
                 self.metrics.ingress_failures.increment();
                 let failures = turn.failures.unwrap_or_default();
-                turn.due = Instant::now() + SOONEST.min(RETRY * (1 << failures.min(8)));
+                let pause = if is_outdated { Duration::ZERO } else { SOONEST.min(RETRY * (1 << failures.min(8))) };
+                turn.due = Instant::now() + pause;
                 turn.failures = Some(failures.saturating_add(1));
                 self.why = format!("{name}: {error}");
             }
