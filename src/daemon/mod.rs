@@ -18,7 +18,7 @@ use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{self, mpsc},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,6 +34,7 @@ use crate::{
     ingress::{Ingress, Terms},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
+    sys::memory,
     upstream::{Lanes, Surroundings, Upstream},
 };
 use reload::{Cause, Reloader};
@@ -44,6 +45,9 @@ const COMMANDS: usize = 16;
 
 /// How often the latest time is kept.
 const ROUND: Duration = Duration::from_secs(30);
+
+/// How long after a reload what was in force before is held by nobody: questions wait no longer for their upstream.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// How long a stop may take before what still waits is let go.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -94,6 +98,7 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
 
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settles_at = None;
     loop {
         let cause = tokio::select! {
             signal = signals.next() => match signal {
@@ -109,8 +114,14 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 running.keep_time();
                 continue;
             }
+            () = sleep_until(settles_at.unwrap_or_else(Instant::now)), if settles_at.is_some() => {
+                settles_at = None;
+                memory::give_back();
+                continue;
+            }
         };
         reloader.reload(&running, cause, &mut watch).await;
+        settles_at = Some(Instant::now() + SETTLED);
     }
     running.stop().await;
     Ok(())
