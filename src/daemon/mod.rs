@@ -121,7 +121,8 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
             }
         };
         reloader.reload(&running, cause, &mut watch).await;
-        settles_at = Some(Instant::now() + SETTLED);
+        // Of several reloads the first: however often there is one, the turn comes.
+        settles_at.get_or_insert(Instant::now() + SETTLED);
     }
     running.stop().await;
     Ok(())

@@ -75,7 +75,7 @@ impl Reloader {
             tracing::warn!(%error, "cannot keep a copy of the files in force");
         }
         watch.follow(&files, read_at);
-        // What reading took, and what was in force before.
+        // What reading took; what was in force before follows once nobody holds it.
         memory::give_back();
         self.tell(&report, cause);
     }
