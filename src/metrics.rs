@@ -114,6 +114,8 @@ counters! {
     turned_away = "turned_away_total";
     /// Questions refused by the policy.
     blocked = "blocked_total";
+    /// Answers that became SERVFAIL because the firewall did not open their addresses.
+    leases_refused = "leases_refused_total";
     /// Questions answered past the answer's time because no upstream answered.
     stale_answers = "stale_answers_total";
     /// Questions for which no upstream had an answer.

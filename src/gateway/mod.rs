@@ -9,6 +9,7 @@ mod admission;
 mod clock;
 mod limits;
 mod note;
+mod opening;
 mod replies;
 
 use std::{
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use note::Note;
+use opening::UNOPENED;
 use replies::{Trouble, evidence_of};
 
 pub use admission::{Access, Admission, Permit};
@@ -31,9 +33,10 @@ use crate::{
     audit::{Decision, Recorder, Transport},
     cache::{self, Cache, Found, KeyRef},
     ingress::Published,
+    keeper::Leases,
     metrics::Metrics,
     name::NameBuffer,
-    policy::{Basis, GroupId, Moment, Policy, Reason, Verdict},
+    policy::{Basis, GroupId, Moment, Policy, Reason, RuleId, Verdict},
     upstream::{self, Failure, Lane, Query, Upstream},
     wire::{
         CLASS_IN, Rcode,
@@ -63,6 +66,8 @@ pub struct InForce {
     pub policy: Arc<Policy>,
     /// Where ingresses were found. It follows by itself, and is the same after a reload.
     pub learned: Published,
+    /// What opens addresses for those who ask; `None` without a firewall.
+    pub leases: Option<Arc<Leases>>,
     /// Largest datagram we send, in bytes.
     pub udp_size: u16,
     /// What those get who may not ask.
@@ -110,6 +115,8 @@ struct Pass {
     judged: bool,
     /// An exception let it pass, until then.
     until: Option<Timestamp>,
+    /// A rule allowed it, and may open ports.
+    allowed_by: Option<RuleId>,
     /// What is recorded of it.
     note: Note,
 }
@@ -310,7 +317,7 @@ impl Gateway {
             Verdict::Allow(Basis::Exception { rule, until }) => {
                 Ok(Pass { until: Some(until), ..noted(Decision::AllowedException, rule) })
             }
-            Verdict::Allow(Basis::Rule(_)) => Ok(Pass::default()),
+            Verdict::Allow(Basis::Rule(rule)) => Ok(Pass { allowed_by: Some(rule), ..Pass::default() }),
             Verdict::Allow(Basis::NoMatch) => Ok(Pass { judged: true, ..Pass::default() }),
         }
     }
@@ -396,8 +403,12 @@ impl Gateway {
             self.metrics.stale_answers.increment();
         }
         let left = pass.until.map_or(u32::MAX, seconds_until);
-        let ageing = Ageing { seconds: found.age, at_most: self.cache.max_ttl().min(left), stale: !found.fresh };
+        let at_most = self.cache.max_ttl().min(left);
         let question = case.question;
+        let Ok(opened) = self.open(case, found, pass, at_most) else {
+            return self.say_error(case, Rcode::SERVFAIL, Some(UNOPENED), &mut pass.note, reply);
+        };
+        let ageing = Ageing { seconds: found.age, at_most: at_most.min(opened), stale: !found.fresh };
         if policy.strip_ech() && found.answer.has_ech() && !question.dnssec_ok() {
             match found.answer.without_ech(&asked_of(question)) {
                 Ok(stripped) => reply::answer(question, &stripped, ageing, case.limit, reply),

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,7 +43,7 @@ const WRITE: Duration = Duration::from_mins(15);
 pub(super) struct Learner {
     terms: watch::Receiver<Arc<Terms>>,
     published: Published,
-    progress: Arc<Mutex<Progress>>,
+    progress: watch::Sender<Progress>,
     path: PathBuf,
     metrics: Arc<Metrics>,
     memory: Memory,
@@ -71,7 +71,7 @@ impl Learner {
     /// Publishes what the file knows.
     pub(super) fn new(
         terms: watch::Receiver<Arc<Terms>>,
-        (published, progress): (Published, Arc<Mutex<Progress>>),
+        (published, progress): (Published, watch::Sender<Progress>),
         path: PathBuf,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -205,7 +205,7 @@ impl Learner {
         self.published.store(Arc::new(learned));
         let pending = self.turns.values().filter(|turn| turn.failures.is_none()).count();
         let progress = Progress { pending, failing: self.failing(), turned_away: self.memory.turned_away() };
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        self.progress.send_replace(progress);
     }
 
     fn failing(&self) -> Vec<DomainName> {

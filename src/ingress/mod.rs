@@ -22,7 +22,7 @@ mod tests;
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -74,13 +74,14 @@ pub type Published = Arc<ArcSwap<Learned>>;
 pub struct Ingress {
     terms: watch::Sender<Arc<Terms>>,
     published: Published,
-    progress: Arc<Mutex<Progress>>,
+    progress: watch::Receiver<Progress>,
 }
 
 /// How far learning is.
 #[derive(Clone, Debug, Default)]
-struct Progress {
-    pending: usize,
+pub struct Progress {
+    /// Names that were not looked up yet.
+    pub pending: usize,
     failing: Vec<DomainName>,
     turned_away: Vec<TurnedAway>,
 }
@@ -133,9 +134,9 @@ impl Ingress {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (terms, followed) = watch::channel(Arc::new(terms));
-        let ingress = Self { terms, published: Published::default(), progress: Arc::default() };
-        let (published, progress) = (Arc::clone(&ingress.published), Arc::clone(&ingress.progress));
-        let learner = Learner::new(followed, (published, progress), path, metrics);
+        let (told, progress) = watch::channel(Progress::default());
+        let ingress = Self { terms, published: Published::default(), progress };
+        let learner = Learner::new(followed, (Arc::clone(&ingress.published), told), path, metrics);
         (ingress, learner.run(stop))
     }
 
@@ -149,11 +150,15 @@ impl Ingress {
         &self.published
     }
 
+    /// How far it is. What was published is in force before this changes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
     /// What is known now.
     pub fn report(&self) -> Report {
         let learned = self.published.load_full();
-        let Progress { pending, failing, turned_away } =
-            self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Progress { pending, failing, turned_away } = self.progress.borrow().clone();
         let entry = |(address, sighting): (IpAddr, &Sighting)| Entry { address, sighting: sighting.clone() };
         let mut entries: Vec<_> = learned.iter().map(entry).collect();
         entries.sort_by(|one, other| (one.address, &one.sighting.source).cmp(&(other.address, &other.sighting.source)));

@@ -145,6 +145,9 @@ impl<'p> Compiler<'p> {
 
     fn add_pack_rule(&mut self, rule: &PackRule, id: RuleId) {
         let Self { policy, problems, .. } = self;
+        if let Some(known) = policy.rules.last_mut() {
+            known.ports = rule.ports.as_slice().into();
+        }
         add_located(&policy.hashing, &mut policy.pack_patterns, (&rule.block, false, id), problems);
         add_located(&policy.hashing, &mut policy.pack_patterns, (&rule.allow, true, id), problems);
         for list in &rule.lists {
