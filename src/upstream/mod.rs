@@ -287,10 +287,23 @@ impl Failure {
     }
 }
 
+/// resolv.conf, and the list of servers behind systemd-resolved's stub.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
+
 impl Surroundings {
     /// A system as it usually is, where we listen at `own`.
     pub fn new(own: Vec<SocketAddr>, lanes: Lanes) -> Self {
-        let (resolv_conf, resolved_conf) = ("/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into());
+        let (resolv_conf, resolved_conf) = (RESOLV_CONF.into(), RESOLVED_CONF.into());
         Self { own, lanes: Arc::new(lanes), resolv_conf, resolved_conf }
     }
+
+    fn system_servers(&self) -> Result<Vec<SocketAddr>, system::NoServers> {
+        system::servers(&self.resolv_conf, &self.resolved_conf)
+    }
+}
+
+/// The servers that `system` stands for at this moment; none where the system names none.
+pub fn system_servers() -> Vec<SocketAddr> {
+    system::servers(RESOLV_CONF.as_ref(), RESOLVED_CONF.as_ref()).unwrap_or_default()
 }

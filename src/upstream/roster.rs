@@ -72,7 +72,7 @@ impl Roster {
         roster.refuse_ourselves()?;
         let roster = Arc::new(roster);
         if roster.follows_system() {
-            let system = told(&system::servers(&roster.surroundings));
+            let system = told(&roster.surroundings.system_servers());
             roster.install(&system);
             roster.context.spawn(follow(Arc::clone(&roster), system));
         } else {
@@ -171,7 +171,7 @@ async fn follow(roster: Arc<Roster>, mut installed: Vec<SocketAddr>) {
     loop {
         sleep(LOOK).await;
         let surroundings = roster.surroundings.clone();
-        let Ok(found) = spawn_blocking(move || system::servers(&surroundings)).await else { return };
+        let Ok(found) = spawn_blocking(move || surroundings.system_servers()).await else { return };
         // Who writes the file anew may empty it first: that nothing is named is believed the second time.
         missing = if found.is_err() { missing + 1 } else { 0 };
         let servers = found.as_deref().unwrap_or_default();

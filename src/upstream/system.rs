@@ -13,8 +13,6 @@ use std::{
 use nix::net::if_::if_nametoindex;
 use thiserror::Error;
 
-use super::Surroundings;
-
 /// Why resolv.conf gives no server.
 #[derive(Debug, Error)]
 pub(super) enum NoServers {
@@ -35,10 +33,10 @@ const STUBS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4
 
 /// The servers named now, in the file's order, each once. Where systemd-resolved's stub is named, the servers of the
 /// list behind it stand in its place, if there is one.
-pub(super) fn servers(surroundings: &Surroundings) -> Result<Vec<SocketAddr>, NoServers> {
+pub(super) fn servers(resolv_conf: &Path, resolved_conf: &Path) -> Result<Vec<SocketAddr>, NoServers> {
     let mut servers = Vec::new();
-    for server in read(&surroundings.resolv_conf)? {
-        let behind = if STUBS.contains(&server.ip()) { read(&surroundings.resolved_conf).ok() } else { None };
+    for server in read(resolv_conf)? {
+        let behind = if STUBS.contains(&server.ip()) { read(resolved_conf).ok() } else { None };
         for server in behind.unwrap_or_else(|| vec![server]) {
             if !servers.contains(&server) && servers.len() < MAX_SERVERS {
                 servers.push(server);
@@ -115,19 +113,16 @@ mod tests {
     #[test]
     fn behind_the_stub_of_systemd_resolved_stands_its_list() {
         let folder = tempfile::tempdir().unwrap();
-        let surroundings = Surroundings {
-            own: Vec::new(),
-            lanes: Arc::new(Lanes::start(0, &Arc::default()).unwrap()),
-            resolv_conf: folder.path().join("resolv.conf"),
-            resolved_conf: folder.path().join("resolved.conf"),
-        };
-        assert!(matches!(servers(&surroundings), Err(NoServers::Unreadable { .. })));
-        fs::write(&surroundings.resolv_conf, "nameserver 127.0.0.53\nnameserver 10.0.0.1\n").unwrap();
-        let shown = || servers(&surroundings).unwrap().iter().map(|server| server.ip().to_string()).collect::<Vec<_>>();
+        let path = |name| folder.path().join(name);
+        let (resolv_conf, resolved_conf) = (path("resolv.conf"), path("resolved.conf"));
+        let servers = || servers(&resolv_conf, &resolved_conf);
+        assert!(matches!(servers(), Err(NoServers::Unreadable { .. })));
+        fs::write(&resolv_conf, "nameserver 127.0.0.53\nnameserver 10.0.0.1\n").unwrap();
+        let shown = || servers().unwrap().iter().map(|server| server.ip().to_string()).collect::<Vec<_>>();
         assert_eq!(shown(), ["127.0.0.53", "10.0.0.1"], "no list: the stub itself");
-        fs::write(&surroundings.resolved_conf, "nameserver 10.0.0.2\nnameserver 10.0.0.1\n").unwrap();
+        fs::write(&resolved_conf, "nameserver 10.0.0.2\nnameserver 10.0.0.1\n").unwrap();
         assert_eq!(shown(), ["10.0.0.2", "10.0.0.1"]);
-        fs::write(&surroundings.resolv_conf, "search example\n").unwrap();
-        assert!(matches!(servers(&surroundings), Err(NoServers::Empty { .. })));
+        fs::write(&resolv_conf, "search example\n").unwrap();
+        assert!(matches!(servers(), Err(NoServers::Empty { .. })));
     }
 }

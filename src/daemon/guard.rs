@@ -1,0 +1,164 @@
+//! Before anything else runs: the keeper is started, and every right that answering does not need is given up.
+//!
+//! Whoever can put bytes into the part that answers strangers gains neither the packet filter nor another user's files.
+//! All of it happens before there are threads, since the kernel keeps rights for each thread.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::{
+        fs::{DirBuilderExt as _, MetadataExt as _, lchown},
+        process::CommandExt as _,
+    },
+    path::Path,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use nix::unistd::{Uid, User};
+use thiserror::Error;
+
+use crate::{
+    config::Config,
+    firewall::{Mode, Options},
+    keeper::{Keeper, Notice, Notices, Protection, Trouble},
+    sys::{
+        rights::{self, Right},
+        seqpacket::Channel,
+    },
+    upstream,
+};
+
+/// What enforces, and what speaks for it.
+#[derive(Debug)]
+pub struct Guard {
+    /// Takes what is to be opened and denied.
+    pub keeper: Keeper,
+    /// What it tells by itself.
+    pub notices: Notices,
+    /// What keeps others from changing the table.
+    pub protection: Protection,
+    /// Its process.
+    pub child: Child,
+}
+
+/// Why there is no enforcing.
+#[derive(Debug, Error)]
+pub enum Unguarded {
+    /// The packet filter is not ours to change.
+    #[error("the firewall needs the right to change the packet filter: start as root, or with CAP_NET_ADMIN")]
+    NoRight,
+    /// It would be refused to do what it is to do.
+    #[error("{trouble}{}", colon(words))]
+    Keeper {
+        /// What.
+        trouble: Trouble,
+        /// More of it.
+        words: String,
+    },
+    /// It said nothing.
+    #[error("the keeper of the firewall did not come up")]
+    Silent,
+    /// Questions to it would come back to us.
+    #[error(
+        "the upstream server {0} is on this machine, and what it asks is turned to us: name the servers it asks in [upstream]"
+    )]
+    Loop(SocketAddr),
+}
+
+/// How long the keeper may take to put the rules in force.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Starts the keeper and gives up what only it needs. `None` where no firewall is configured.
+///
+/// # Errors
+/// When the firewall cannot be enforced as it is configured. Nothing is half in force then that was not before.
+pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow::Result<Option<Guard>> {
+    let options = &config.firewall;
+    if options.mode == Mode::Off {
+        return Ok(None);
+    }
+    if !rights::has(Right::NetAdmin).context("cannot tell which rights this process has")? {
+        return Err(Unguarded::NoRight.into());
+    }
+    if let Some(server) = looping(options) {
+        return Err(Unguarded::Loop(server).into());
+    }
+    let user = user(options)?;
+    if Uid::effective().is_root() {
+        hand_over(state_dir, &user).with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
+    }
+    let guard = start_keeper(named)?;
+    step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
+    Ok(Some(guard))
+}
+
+/// A server whose own questions our rules would turn to us: on a host that is any on this machine.
+fn looping(options: &Options) -> Option<SocketAddr> {
+    if options.mode != Mode::Host {
+        return None;
+    }
+    let system = options.asks_system.then(upstream::system_servers).into_iter().flatten();
+    options.resolvers.iter().copied().chain(system).find(|server| server.ip().is_loopback())
+}
+
+fn user(options: &Options) -> anyhow::Result<User> {
+    crate::firewall::uid_of(&options.user)?;
+    let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
+    found.with_context(|| format!("there is no user {}", options.user))
+}
+
+/// The state folder is the user's, with what an earlier daemon left in it: files of its own, no links.
+fn hand_over(folder: &Path, user: &User) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    let owners = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+    let mut below = vec![folder.to_owned()];
+    while let Some(path) = below.pop() {
+        let found = fs::symlink_metadata(&path)?;
+        if found.is_dir() {
+            below.extend(fs::read_dir(&path)?.filter_map(Result::ok).map(|entry| entry.path()));
+        }
+        if found.uid() != user.uid.as_raw() && (found.is_dir() || found.nlink() == 1) {
+            lchown(&path, owners.0, owners.1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs this program once more, as the keeper.
+fn start_keeper(named: Option<&Path>) -> anyhow::Result<Guard> {
+    let (requests, its_requests) = Channel::pair().context("cannot make a channel to the keeper")?;
+    let (told, its_told) = Channel::pair().context("cannot make a channel to the keeper")?;
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(path) = named {
+        command.args([OsString::from("--config"), path.into()]);
+    }
+    // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
+    command.arg("keeper").arg0("tunnelwarden-keeper").stdin(its_requests).stdout(its_told).process_group(0);
+    let child = command.spawn().context("cannot start the keeper of the firewall")?;
+    // The command holds the keeper's ends of the channels: it must be gone for its death to be heard.
+    drop(command);
+    let (keeper, mut notices) = (Keeper::new(requests), Notices::new(told));
+    match notices.next_until(Instant::now() + PATIENCE) {
+        Some(Notice::Ready(protection)) => Ok(Guard { keeper, notices, protection, child }),
+        Some(Notice::Trouble { trouble, words }) => Err(Unguarded::Keeper { trouble, words }.into()),
+        Some(Notice::Denied(_) | Notice::Restored) | None => Err(Unguarded::Silent.into()),
+    }
+}
+
+/// Becomes the user whose sockets the rules let out.
+fn step_down(user: &User) -> io::Result<()> {
+    let keep: &[Right] =
+        if rights::has(Right::NetBindService)? { &[Right::NetBindService] } else { &[] };
+    if Uid::effective() == user.uid {
+        return rights::keep_only(keep);
+    }
+    rights::become_user(user.uid.as_raw(), user.gid.as_raw(), keep)
+}
+
+fn colon(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
+}
