@@ -162,7 +162,7 @@ impl Place {
         let access = Access::new(&config.limits, [], Arc::clone(&metrics));
         let (udp_size, others) = (config.limits.udp_size, config.limits.others);
         let gateway = Gateway::new(
-            InForce { policy: config.policy, learned, udp_size, others },
+            InForce { policy: config.policy, learned, leases: None, udp_size, others },
             Arc::new(upstream),
             Arc::new(access),
             filled_cache(),
