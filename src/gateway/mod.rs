@@ -9,6 +9,7 @@ mod admission;
 mod clock;
 mod limits;
 mod note;
+mod passage;
 mod replies;
 
 use std::{
@@ -26,6 +27,7 @@ use replies::{Trouble, evidence_of};
 pub use admission::{Access, Admission, Permit};
 pub use clock::Clock;
 pub use limits::{ClientScope, Options, Others};
+pub use passage::{Arrival, Ticket};
 
 use crate::{
     audit::{Decision, Recorder, Transport},
