@@ -27,6 +27,7 @@ pub mod gateway;
 // 6: doors
 pub mod admin;
 pub mod control;
+pub mod gate;
 pub mod listen;
 // 7: assembly
 pub mod cli;

@@ -226,6 +226,32 @@ counters! {
     ingress_shared = "ingress_turned_away_total" { "reason=\"shared\"" };
     /// Addresses that were found and not learned, each time, by reason.
     ingress_crowded = "ingress_turned_away_total" { "reason=\"crowded\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_passed = "gate_connections_total" { "outcome=\"passed\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_refused = "gate_connections_total" { "outcome=\"refused\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_unreadable = "gate_connections_total" { "outcome=\"unreadable\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_slow = "gate_connections_total" { "outcome=\"slow\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_gone = "gate_connections_total" { "outcome=\"gone\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_direct = "gate_connections_total" { "outcome=\"direct\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_stranger = "gate_connections_total" { "outcome=\"stranger\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_full = "gate_connections_total" { "outcome=\"full\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_unresolved = "gate_connections_total" { "outcome=\"unresolved\"" };
+    /// TLS connections that came to the gate, by what became of them.
+    gate_unreachable = "gate_connections_total" { "outcome=\"unreachable\"" };
+    /// Connections through the gate that were cut, by reason.
+    gate_cut_policy = "gate_cut_total" { "reason=\"policy\"" };
+    /// Connections through the gate that were cut, by reason.
+    gate_cut_idle = "gate_cut_total" { "reason=\"idle\"" };
+    /// Connections through the gate that were cut, by reason.
+    gate_cut_stop = "gate_cut_total" { "reason=\"stop\"" };
     /// Attempts taken into the record's queue.
     audit_attempts = "audit_attempts_total";
     /// Attempts, rows, lines or messages of the record that were given up, by where.

@@ -32,15 +32,21 @@ pub struct Attempt {
     pub via: Option<IpAddr>,
     /// The client's group, by name.
     pub group: Option<String>,
-    /// What the question came over.
-    pub transport: Transport,
-    /// The name asked for.
-    pub name: DomainName,
-    /// The type asked for, as its number.
-    pub qtype: u16,
+    /// What the question, or the connection, came over; `None` for packets of another protocol.
+    pub transport: Option<Transport>,
+    /// The protocol of a packet, as its number in the IP header, where no transport says it.
+    pub protocol: Option<u8>,
+    /// The name asked for: a question's, or a TLS server name. `None` where none was said.
+    pub name: Option<DomainName>,
+    /// The type asked for, as its number; `None` where there was no question.
+    pub qtype: Option<u16>,
     /// The class asked for, as its number; 1 is IN.
-    pub qclass: u16,
-    /// The rule, as `pack/rule`, `policy.block`, `organization.ingress` or `exception`.
+    pub qclass: Option<u16>,
+    /// Where it was to go, where that was not to us.
+    pub destination: Option<SocketAddr>,
+    /// The process on this machine that tried, where it is known.
+    pub process: Option<Process>,
+    /// The rule, as `pack/rule`, `policy.block`, `organization.ingress`, `exception` or [`UNREADABLE`].
     pub rule: Arc<str>,
     /// What the rule matched, if not the question's name.
     pub evidence: Option<Evidence>,
@@ -48,6 +54,25 @@ pub struct Attempt {
     pub action: Option<Action>,
     /// The response code the client got; `None` where it got none.
     pub rcode: Option<u16>,
+}
+
+/// The rule of what names no server that a rule could speak of, at an address that none speaks of either.
+pub const UNREADABLE: &str = "gate.unreadable";
+
+/// A process, as far as the kernel told. Evidence, never a reason: between its try and our look it may have changed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Process {
+    /// Its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The path of what it executes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Its user.
+    pub uid: u32,
+    /// Its control group: a service, a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// What was decided.
@@ -70,9 +95,19 @@ pub enum Decision {
 pub enum Way {
     /// A question put to us.
     Dns,
+    /// A question meant for another resolver, which was redirected to us.
+    DnsRedirected,
+    /// DNS over TLS to another resolver.
+    Dot,
+    /// DNS over HTTPS to another resolver.
+    Doh,
+    /// A packet to an ingress address.
+    Address,
+    /// A TLS connection to an ingress address, which was redirected to the gate.
+    TlsGate,
 }
 
-/// What the question came over.
+/// What the question, or the connection, came over.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
@@ -98,8 +133,20 @@ pub enum Evidence {
 impl Attempt {
     /// What makes others the same as this one.
     pub fn likeness(&self) -> Likeness<'_> {
-        let Self { client, name, rule, decision, way, .. } = self;
-        Likeness { client: client.ip(), name: name.as_name(), rule, decision: *decision, way: *way }
+        let Self { client, name, rule, decision, way, destination, .. } = self;
+        let name = name.as_ref().map(DomainName::as_name);
+        let destination = destination.filter(|_| way.is_to_an_address());
+        Likeness { client: client.ip(), name, destination, rule, decision: *decision, way: *way }
+    }
+}
+
+impl Way {
+    /// Is it the address that was tried, so that another address is another attempt?
+    pub fn is_to_an_address(self) -> bool {
+        match self {
+            Self::Address | Self::Dot | Self::Doh => true,
+            Self::Dns | Self::DnsRedirected | Self::TlsGate => false,
+        }
     }
 }
 
@@ -143,7 +190,7 @@ macro_rules! words {
 }
 
 words!(Decision { Blocked = "blocked", Observed = "observed", AllowedOwn = "allowed-own", AllowedException = "allowed-exception" });
-words!(Way { Dns = "dns" });
+words!(Way { Dns = "dns", DnsRedirected = "dns-redirected", Dot = "dot", Doh = "doh", Address = "address", TlsGate = "tls-gate" });
 words!(Transport { Udp = "udp", Tcp = "tcp", Tls = "tls", Https = "https" });
 
 /// A word that is none of those that are known.
@@ -166,10 +213,13 @@ pub(super) mod tests {
             client: client.parse().unwrap(),
             via: None,
             group: None,
-            transport: Transport::Udp,
-            name: name.parse().unwrap(),
-            qtype: 1,
-            qclass: 1,
+            transport: Some(Transport::Udp),
+            protocol: None,
+            name: name.parse().ok(),
+            qtype: Some(1),
+            qclass: Some(1),
+            destination: None,
+            process: None,
             rule: "ngrok/connect".into(),
             evidence: None,
             action: Some(Action::Nxdomain),
@@ -193,7 +243,10 @@ pub(super) mod tests {
             let transport: Transport = word.parse().unwrap();
             assert_eq!((transport.as_str(), serde_json::to_value(transport).unwrap()), (word, word.into()));
         }
-        assert_eq!(serde_json::to_value(Way::Dns).unwrap(), Way::Dns.as_str());
+        for word in ["dns", "dns-redirected", "dot", "doh", "address", "tls-gate"] {
+            let way: Way = word.parse().unwrap();
+            assert_eq!((way.as_str(), serde_json::to_value(way).unwrap()), (word, word.into()));
+        }
         let error = "block".parse::<Decision>().unwrap_err().to_string();
         assert_eq!(error, "expected one of: blocked observed allowed-own allowed-exception");
     }

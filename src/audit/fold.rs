@@ -1,6 +1,7 @@
 //! Repeated attempts become one record with a count. Pure: every moment is an argument.
 //!
-//! Attempts with the same client, name, rule, decision and way within [`WINDOW`] of the first are one. The window does not
+//! Attempts with the same client, name, rule, decision and way, and where addresses are tried the same destination, within
+//! [`WINDOW`] of the first are one. The window does not
 //! slide, so that an agent that retries for a day is a row a minute with a count, and each count becomes final.
 //! A stranger can invent names and, over UDP, clients; so the number of open folds is bounded twice. Past [`MAX_OPEN`]
 //! new folds join all names of a client's network under a rule, and past as many of those all clients too, which
@@ -9,8 +10,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasher, Hasher},
-    net::IpAddr,
+    hash::{BuildHasher, Hash, Hasher},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -60,7 +61,9 @@ pub struct Likeness<'a> {
     /// Who tried.
     pub client: IpAddr,
     /// The name asked for.
-    pub name: NameRef<'a>,
+    pub name: Option<NameRef<'a>>,
+    /// Where it was to go, where another address is another attempt.
+    pub destination: Option<SocketAddr>,
     /// The rule, as it is shown.
     pub rule: &'a Arc<str>,
     /// What was decided.
@@ -72,18 +75,20 @@ pub struct Likeness<'a> {
 /// The attempts that are one fold.
 #[derive(Debug, Eq, Hash, PartialEq)]
 pub(super) struct Key {
+    grain: Grain,
     clients: IpNet,
-    /// `None` joins all names.
+    /// `None` of a coarse grain joins all names, and so with destinations.
     name: Option<DomainName>,
+    destination: Option<SocketAddr>,
     rule: Arc<str>,
     decision: Decision,
     way: Way,
 }
 
 /// How much a fold joins, the least first.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) enum Grain {
-    /// One name of one client.
+    /// One name, or one destination, of one client.
     Client,
     /// All names of a network.
     Network,
@@ -151,6 +156,7 @@ impl Folds {
         if grain != Grain::Client {
             // What is the first client's alone must not stand for the others.
             (record.evidence, record.via, record.group) = (None, None, None);
+            (record.destination, record.process) = (None, None);
         }
         *self.room(grain) += 1;
         self.by_age.insert(record.id, Arc::clone(&key));
@@ -161,7 +167,7 @@ impl Folds {
     fn close(&mut self, key: &Key) -> Option<Record> {
         let mut fold = self.open.remove(key)?;
         self.by_age.remove(&fold.record.id);
-        let room = self.room(key.grain());
+        let room = self.room(key.grain);
         *room = room.saturating_sub(1);
         fold.gather(Repeats::close);
         (fold.record.count > 1).then_some(fold.record)
@@ -255,7 +261,11 @@ impl<'a> Likeness<'a> {
     }
 
     fn name(&self, grain: Grain) -> Option<NameRef<'a>> {
-        (grain == Grain::Client).then_some(self.name)
+        self.name.filter(|_| grain == Grain::Client)
+    }
+
+    fn destination(&self, grain: Grain) -> Option<SocketAddr> {
+        self.destination.filter(|_| grain == Grain::Client)
     }
 
     /// A hash of the fold it belongs to. Rules differ less than names, and so count only where no name does.
@@ -266,6 +276,9 @@ impl<'a> Likeness<'a> {
             IpAddr::V6(address) => hasher.write_u128(address.to_bits()),
         }
         hasher.write(self.name(grain).map_or(self.rule.as_bytes(), NameRef::as_wire));
+        if let Some(destination) = self.destination(grain) {
+            destination.hash(&mut hasher);
+        }
         hasher.finish()
     }
 }
@@ -273,7 +286,9 @@ impl<'a> Likeness<'a> {
 impl Key {
     pub(super) fn new(likeness: &Likeness<'_>, grain: Grain) -> Self {
         Self {
+            grain,
             clients: likeness.clients(grain),
+            destination: likeness.destination(grain),
             name: likeness.name(grain).map(NameRef::to_owned),
             rule: Arc::clone(likeness.rule),
             decision: likeness.decision,
@@ -284,17 +299,11 @@ impl Key {
     /// Is this the key of the fold it belongs to?
     pub(super) fn is(&self, likeness: &Likeness<'_>, grain: Grain) -> bool {
         self.name.as_ref().map(DomainName::as_name) == likeness.name(grain)
+            && self.grain == grain
+            && self.destination == likeness.destination(grain)
             && self.clients == likeness.clients(grain)
             && (Arc::ptr_eq(&self.rule, likeness.rule) || self.rule == *likeness.rule)
             && (self.decision, self.way) == (likeness.decision, likeness.way)
-    }
-
-    fn grain(&self) -> Grain {
-        match (&self.name, self.clients.prefix_len()) {
-            (Some(_), _) => Grain::Client,
-            (None, 0) => Grain::Everybody,
-            (None, _) => Grain::Network,
-        }
     }
 }
 
@@ -424,6 +433,23 @@ mod tests {
         let total: u64 = folds.close_all().iter().map(|record| record.count).sum();
         assert_eq!(total, 10, "2 + 2 + 2 + 2 + 2; the fold that was seen once is not written again");
         assert!(folds.is_empty() && folds.precise == 0 && folds.coarse == 0);
+    }
+
+    #[test]
+    fn another_destination_is_another_attempt_where_addresses_are_tried_and_only_there() {
+        let attempt = |way, destination: &str| Attempt {
+            way,
+            name: None,
+            destination: destination.parse().ok(),
+            ..attempt("192.0.2.1:1", "a.example")
+        };
+        for (way, expected) in [(Way::Address, 2), (Way::Dot, 2), (Way::Doh, 2), (Way::TlsGate, 1), (Way::Dns, 1)] {
+            let mut folds = folds(MAX_OPEN);
+            let destinations = ["3.125.1.1:443", "3.125.1.2:443", "3.125.1.1:443"];
+            let taken = destinations.map(|to| folds.take(attempt(way, to), None, &Mask::Full).opened.is_some());
+            assert_eq!(taken.iter().filter(|opened| **opened).count(), expected, "{way}");
+            assert_eq!((folds.precise, folds.coarse), (expected, 0), "a missing name joins nobody else's");
+        }
     }
 
     #[test]

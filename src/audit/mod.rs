@@ -19,11 +19,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use attempt::{Attempt, Decision, Evidence, Transport, UnknownWord, Way};
+pub use attempt::{Attempt, Decision, Evidence, Process, Transport, UNREADABLE, UnknownWord, Way};
 pub use fold::Likeness;
 pub use health::{Condition, Health, SinkHealth};
-pub use line::{decision_style, line, shown_name};
+pub use line::{decision_style, line, shown_kind, shown_name, shown_process};
 pub use options::{ClientMask, Options, Sink, Store};
 pub use record::{Client, Id, Matched, Question, Record, SCHEMA_VERSION};
 pub use recorder::{FOLLOWER_QUEUE, Follower, QUEUE, Recorder, StartError};
-pub use search::{ClientFilter, Filter, NameFilter, Reader, SearchError};
+pub use search::{ClientFilter, Filter, NameFilter, ProcessFilter, Reader, SearchError};

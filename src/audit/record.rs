@@ -5,15 +5,18 @@
 //! once, a second with the same `id` and the whole count follows when its window ends. Whoever reads lines keeps, for
 //! each `id`, the one with the highest `count`.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    Attempt, Decision, Evidence, Transport, Way,
-    words::{action_text, class_text, rcode_text, type_text},
+    Attempt, Decision, Evidence, Process, Transport, Way,
+    words::{action_text, class_text, protocol_text, rcode_text, type_text},
 };
 
 /// Version of the JSON shape. It grows when a key changes its meaning or goes; new keys do not count.
@@ -41,11 +44,22 @@ pub struct Record {
     /// The client's group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What the first question came over.
-    pub transport: Transport,
-    /// The first question.
+    /// What the first question, or connection, came over; absent for other packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// The protocol of other packets, as `icmp` or `47`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The first question; of a TLS connection its server name. Absent where nothing was named.
+    #[serde(default, skip_serializing_if = "Question::is_empty")]
     pub question: Question,
-    /// The rule, as `pack/rule`, `policy.block`, `organization.ingress` or `exception`.
+    /// Where the first was to go, where that was not to us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<SocketAddr>,
+    /// The process that made the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// The rule, as `pack/rule`, `policy.block`, `organization.ingress`, `exception` or `gate.unreadable`.
     pub rule: String,
     /// What the rule matched, if not the question's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,16 +104,17 @@ pub enum Client {
 }
 
 /// What was asked first.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Question {
     /// The name, escaped; absent when several names were folded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The type, as `AAAA` or `TYPE65280`.
-    #[serde(rename = "type")]
-    pub qtype: String,
+    /// The type, as `AAAA` or `TYPE65280`; absent of what is no question.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub qtype: Option<String>,
     /// The class, as `IN` or `CLASS5`.
-    pub class: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 /// What in the answer a rule matched.
@@ -162,7 +177,14 @@ impl Record {
             via: attempt.via.map(|via| via.to_canonical()),
             group: attempt.group.clone(),
             transport: attempt.transport,
-            question: Question { name, qtype: type_text(attempt.qtype), class: class_text(attempt.qclass) },
+            protocol: attempt.protocol.map(protocol_text),
+            question: Question {
+                name,
+                qtype: attempt.qtype.map(type_text),
+                class: attempt.qclass.map(class_text),
+            },
+            destination: attempt.destination,
+            process: attempt.process.clone(),
             rule: attempt.rule.to_string(),
             evidence: attempt.evidence.as_ref().map(Matched::from),
             action: attempt.action.map(|action| action_text(action).to_owned()),
@@ -186,6 +208,13 @@ impl Record {
         let mut line = serde_json::to_string(self).unwrap_or_default();
         line.push('\n');
         line
+    }
+}
+
+impl Question {
+    /// Does it say nothing?
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

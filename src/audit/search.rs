@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter, types::V
 use thiserror::Error;
 
 use super::{
-    Client, Decision, Id, Matched, Question, Record, SCHEMA_VERSION,
+    Client, Decision, Id, Matched, Process, Question, Record, SCHEMA_VERSION, Way,
     fold::WINDOW,
     key::{client_range, name_key, network_range, wider_starts},
     store::{SCHEMA, beside},
@@ -42,6 +42,10 @@ pub struct Filter {
     pub group: Option<String>,
     /// What was decided.
     pub decision: Option<Decision>,
+    /// By which way it was tried.
+    pub way: Option<Way>,
+    /// By which process.
+    pub process: Option<ProcessFilter>,
 }
 
 /// By whom. Read from an address, a network, or a hash as records show it.
@@ -51,6 +55,15 @@ pub enum ClientFilter {
     Network(IpNet),
     /// The client with this hash.
     Hash(String),
+}
+
+/// Which process. Read from a number, a path, or a path's last part.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ProcessFilter {
+    /// The one with this number.
+    Pid(u32),
+    /// Those that execute this file, or one of this name.
+    Exe(String),
 }
 
 /// Which name. Read from `name`, or `.name` for it and everything below.
@@ -177,7 +190,8 @@ impl Reader {
         let read = || -> rusqlite::Result<Vec<Record>> {
             let mut statement = self.connection.prepare(&format!(
                 "SELECT id, first, last, count, decision, way, client, port, via, client_group, transport, name, type, \
-                 class, rule, evidence_alias, evidence_address, action, rcode FROM attempts WHERE {wanted}"
+                 class, rule, evidence_alias, evidence_address, action, rcode, destination, protocol, process_pid, \
+                 process_exe, process_uid, process_cgroup FROM attempts WHERE {wanted}"
             ))?;
             statement.query_map(params_from_iter(values), record)?.collect()
         };
@@ -228,6 +242,11 @@ impl Filter {
             })
             && self.group.as_ref().is_none_or(|group| record.group.as_ref() == Some(group))
             && self.decision.is_none_or(|decision| record.decision == decision)
+            && self.way.is_none_or(|way| record.way == way)
+            && self
+                .process
+                .as_ref()
+                .is_none_or(|wanted| record.process.as_ref().is_some_and(|process| wanted.accepts(process)))
     }
 
     /// The same as SQL, with its values in order.
@@ -281,6 +300,19 @@ impl Filter {
         if let Some(decision) = self.decision {
             require("decision = ?", vec![decision.as_str().to_owned().into()]);
         }
+        if let Some(way) = self.way {
+            require("way = ?", vec![way.as_str().to_owned().into()]);
+        }
+        match &self.process {
+            None => {}
+            Some(ProcessFilter::Pid(pid)) => require("process_pid = ?", vec![i64::from(*pid).into()]),
+            Some(ProcessFilter::Exe(exe)) => {
+                let end = format!("/{exe}");
+                let length = i64::try_from(end.chars().count()).unwrap_or(i64::MAX);
+                let given = vec![exe.clone().into(), (-length).into(), end.into()];
+                require("(process_exe = ? OR substr(process_exe, ?) = ?)", given);
+            }
+        }
         (parts.join(" AND "), values)
     }
 }
@@ -293,6 +325,17 @@ impl ClientFilter {
             (Self::Network(network), _) => client_range(client).is_some_and(|(low, high)| {
                 let (first, last) = network_range(*network);
                 low >= first && high <= last || low <= first && high >= last
+            }),
+        }
+    }
+}
+
+impl ProcessFilter {
+    fn accepts(&self, process: &Process) -> bool {
+        match self {
+            Self::Pid(pid) => process.pid == Some(*pid),
+            Self::Exe(wanted) => process.exe.as_deref().is_some_and(|exe| {
+                exe.strip_suffix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
             }),
         }
     }
@@ -321,6 +364,18 @@ impl FromStr for ClientFilter {
             return Ok(Self::Hash(text.to_ascii_lowercase()));
         }
         Err("expected an address, a network, or a client's hash of 32 hexadecimal digits".to_owned())
+    }
+}
+
+impl FromStr for ProcessFilter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.parse() {
+            Ok(pid) => Ok(Self::Pid(pid)),
+            Err(_) if text.is_empty() => Err("expected a process's number, its file, or the file's name"),
+            Err(_) => Ok(Self::Exe(text.to_owned())),
+        }
     }
 }
 
@@ -370,16 +425,24 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         client,
         via: optional_word(row, 8)?,
         group: row.get(9)?,
-        transport: word(row, 10)?,
+        transport: optional_word(row, 10)?,
+        protocol: row.get(20)?,
         question: Question { name: row.get(11)?, qtype: row.get(12)?, class: row.get(13)? },
         rule: row.get(14)?,
         evidence,
+        destination: optional_word(row, 19)?,
+        process: process(row)?,
         action: row.get(17)?,
         rcode: row.get(18)?,
         count: row.get::<_, i64>(3)?.unsigned_abs(),
         first: moment(row, 1)?,
         last,
     })
+}
+
+fn process(row: &Row<'_>) -> rusqlite::Result<Option<Process>> {
+    let Some(uid) = row.get::<_, Option<u32>>(23)? else { return Ok(None) };
+    Ok(Some(Process { pid: row.get(21)?, exe: row.get(22)?, uid, cgroup: row.get(24)? }))
 }
 
 fn moment(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
@@ -440,6 +503,14 @@ mod tests {
                 group: group.map(str::to_owned),
                 decision,
                 evidence: Some(crate::audit::Evidence::Address("3.125.1.1".parse().unwrap())),
+                way: if second < 30 { Way::TlsGate } else { Way::Dns },
+                destination: "3.125.1.1:443".parse().ok(),
+                process: (second == 20).then(|| Process {
+                    pid: Some(4711),
+                    exe: Some("/opt/my ngrok".into()),
+                    uid: 0,
+                    cgroup: Some("/system.slice/ci.service".into()),
+                }),
                 ..attempt("192.0.2.7:1", name)
             };
             let client = mask.show(clients.parse().unwrap(), 1);
@@ -460,6 +531,7 @@ mod tests {
         let name = |text: &str| Filter { name: Some(text.parse().unwrap()), ..Filter::default() };
         let rule = |text: &str| Filter { rule: Some(text.into()), ..Filter::default() };
         let group = |text: &str| Filter { group: Some(text.into()), ..Filter::default() };
+        let process = |text: &str| Filter { process: Some(text.parse().unwrap()), ..Filter::default() };
         let decision = |decision| Filter { decision: Some(decision), ..Filter::default() };
         let time =
             |since: i64, until: i64| Filter { since: Some(at(since)), until: Some(at(until)), ..Filter::default() };
@@ -485,6 +557,12 @@ mod tests {
             ("a group",              group("build"),                  &[1, 2]),
             ("a quote",              group("o'hara"),                 &[4]),
             ("a decision",           decision(Decision::Observed),    &[1]),
+            ("a way",                Filter { way: Some(Way::TlsGate), ..Filter::default() }, &[0, 1, 2]),
+            ("a pid",                process("4711"),                 &[2]),
+            ("another",              process("471"),                  &[]),
+            ("a file",               process("/opt/my ngrok"),        &[2]),
+            ("its name",             process("my ngrok"),             &[2]),
+            ("a part of it",         process("ngrok"),                &[]),
             ("a time",               time(10, 30),                    &[1, 2, 3]),
             ("several",              Filter { group: Some("build".into()), ..rule("ngrok") }, &[1]),
         ];

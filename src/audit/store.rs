@@ -20,7 +20,7 @@ use thiserror::Error;
 use tracing::error;
 
 use super::{
-    Client, Condition, Id, Matched, Record,
+    Client, Condition, Id, Matched, Record, Transport,
     health::Watched,
     key::{client_range, name_key},
     sink::FILE_MODE,
@@ -76,6 +76,50 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX attempts_by_client ON attempts (client_low);
     CREATE INDEX attempts_by_name ON attempts (name_key);
     CREATE INDEX attempts_by_rule ON attempts (rule);
+", "
+    -- What is tried without a question has no type and no class, and perhaps no transport; SQLite takes no NOT NULL away.
+    CREATE TABLE attempts_of_2 (
+        id               INTEGER PRIMARY KEY,
+        first            INTEGER NOT NULL,
+        last             INTEGER NOT NULL,
+        count            INTEGER NOT NULL,
+        decision         TEXT NOT NULL,
+        way              TEXT NOT NULL,
+        client           TEXT NOT NULL,
+        client_low       BLOB,
+        client_high      BLOB,
+        port             INTEGER,
+        via              TEXT,
+        client_group     TEXT,
+        transport        TEXT,
+        name             TEXT,
+        name_key         TEXT,
+        type             TEXT,
+        class            TEXT,
+        rule             TEXT NOT NULL,
+        evidence_alias   TEXT,
+        evidence_address TEXT,
+        action           TEXT,
+        rcode            TEXT,
+        destination      TEXT,               -- address and port
+        protocol         TEXT,               -- of packets that no transport says
+        process_pid      INTEGER,
+        process_exe      TEXT,
+        process_uid      INTEGER,            -- none: no process is known
+        process_cgroup   TEXT
+    ) STRICT;
+    INSERT INTO attempts_of_2 (id, first, last, count, decision, way, client, client_low, client_high, port, via,
+        client_group, transport, name, name_key, type, class, rule, evidence_alias, evidence_address, action, rcode)
+        SELECT id, first, last, count, decision, way, client, client_low, client_high, port, via,
+        client_group, transport, name, name_key, type, class, rule, evidence_alias, evidence_address, action, rcode
+        FROM attempts;
+    DROP TABLE attempts;
+    ALTER TABLE attempts_of_2 RENAME TO attempts;
+    CREATE INDEX attempts_by_time ON attempts (last);
+    CREATE INDEX attempts_by_client ON attempts (client_low);
+    CREATE INDEX attempts_by_name ON attempts (name_key);
+    CREATE INDEX attempts_by_rule ON attempts (rule);
+    CREATE INDEX attempts_by_process ON attempts (process_exe) WHERE process_exe IS NOT NULL;
 "];
 
 /// The schema this version writes.
@@ -83,8 +127,10 @@ pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 const UPSERT: &str = "
     INSERT INTO attempts (id, first, last, count, decision, way, client, client_low, client_high, port, via, client_group,
-        transport, name, name_key, type, class, rule, evidence_alias, evidence_address, action, rcode)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+        transport, name, name_key, type, class, rule, evidence_alias, evidence_address, action, rcode, destination,
+        protocol, process_pid, process_exe, process_uid, process_cgroup)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+        ?24, ?25, ?26, ?27, ?28)
     ON CONFLICT (id) DO UPDATE SET last = excluded.last, count = excluded.count";
 
 /// The store, what waits for it, and how it is doing.
@@ -315,6 +361,7 @@ fn upsert(statement: &mut rusqlite::Statement<'_>, record: &Record) -> rusqlite:
         Client::Address { port, .. } => Some(*port),
         Client::Network { .. } | Client::Hash { .. } => None,
     };
+    let process = record.process.as_ref();
     let (alias, address) = match &record.evidence {
         None => (None, None),
         Some(Matched::Alias(name)) => (Some(name), None),
@@ -333,7 +380,7 @@ fn upsert(statement: &mut rusqlite::Statement<'_>, record: &Record) -> rusqlite:
         port,
         record.via.map(|via| via.to_string()),
         record.group,
-        record.transport.as_str(),
+        record.transport.map(Transport::as_str),
         record.question.name,
         record.question.name.as_deref().map(name_key),
         record.question.qtype,
@@ -343,6 +390,12 @@ fn upsert(statement: &mut rusqlite::Statement<'_>, record: &Record) -> rusqlite:
         address,
         record.action,
         record.rcode,
+        record.destination.map(|destination| destination.to_string()),
+        record.protocol,
+        process.and_then(|process| process.pid),
+        process.and_then(|process| process.exe.as_deref()),
+        process.map(|process| process.uid),
+        process.and_then(|process| process.cgroup.as_deref()),
     ])
 }
 
@@ -409,7 +462,7 @@ fn with_cause(error: &StoreError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Filter, Reader, attempt::tests::attempt, mask::Mask};
+    use crate::audit::{Filter, Process, Reader, attempt::tests::attempt, mask::Mask};
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -431,7 +484,7 @@ mod tests {
                 let attempt = attempt("192.0.2.7:1", &format!("n{second}.example"));
                 let client = Mask::Full.show("192.0.2.7/32".parse().unwrap(), 1);
                 let time = at(second);
-                let name = Some(attempt.name.to_string());
+                let name = attempt.name.as_ref().map(ToString::to_string);
                 let attempt = crate::audit::Attempt { time, ..attempt };
                 self.database.put(Record::first(Id::at(time), &attempt, client, name), &self.metrics, at(0));
             }
@@ -538,6 +591,47 @@ mod tests {
         bench.fill(200, 5);
         assert!(matches!(bench.database.condition(), Condition::Failing { .. }));
         assert_eq!(aside(&bench), 1);
+    }
+
+    #[test]
+    fn a_store_of_the_first_schema_keeps_its_rows_and_takes_what_has_no_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("attempts.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        let id = i64::try_from(Id::at(at(0)).0).unwrap();
+        old.execute(
+            "INSERT INTO attempts VALUES (?1, ?2, ?3, 12, 'blocked', 'dns', '192.0.2.7', ?4, ?4, 5353, '10.0.0.53', \
+             'build', 'udp', 'a.example', 'example.a.', 'A', 'IN', 'ngrok/connect', NULL, '3.125.1.1', 'nxdomain', \
+             'NXDOMAIN')",
+            params![id, at(0).as_millisecond(), at(9).as_millisecond(), [0_u8; 16]],
+        )
+        .unwrap();
+        drop(old);
+        let mut database = Database::new(path.clone());
+        database.open().unwrap();
+        assert_eq!(database.last_id(), Some(Id::at(at(0))));
+        let attempt = crate::audit::Attempt {
+            time: at(20),
+            name: None,
+            qtype: None,
+            qclass: None,
+            transport: None,
+            protocol: Some(47),
+            destination: "[2001:db8::1]:443".parse().ok(),
+            process: Some(Process { pid: Some(4711), exe: Some("/usr/bin/ngrok".into()), uid: 1000, cgroup: None }),
+            ..attempt("192.0.2.7:1", "a.example")
+        };
+        let new = Record::first(Id::at(at(20)), &attempt, Mask::Full.show("192.0.2.7/32".parse().unwrap(), 1), None);
+        database.put(new.clone(), &Metrics::default(), at(20));
+        database.write(&Metrics::default(), at(20));
+        let rows = Reader::open(&path).unwrap().newest(&Filter::default(), 10).unwrap();
+        let [kept, added] = rows.as_slice() else { panic!("{rows:?}") };
+        assert_eq!((kept.count, kept.first, kept.last), (12, at(0), at(9)));
+        assert_eq!((kept.question.qtype.as_deref(), kept.transport), (Some("A"), Some(Transport::Udp)));
+        assert_eq!((kept.via, kept.destination, &kept.process), ("10.0.0.53".parse().ok(), None, &None));
+        assert_eq!(*added, new);
     }
 
     #[test]

@@ -63,7 +63,7 @@ async fn an_attempt_is_in_file_and_store_within_a_second_and_they_say_the_same()
         via: Some("10.0.0.53".parse().unwrap()),
         group: Some("build-hosts".into()),
         evidence: Some(Evidence::Alias("tunnel.ngrok.com".parse().unwrap())),
-        qtype: 65280,
+        qtype: Some(65280),
         ..attempt("[::ffff:192.0.2.7]:5353", "connect.eu.ngrok-agent.com")
     };
     recorder.record(attempt);
@@ -170,7 +170,7 @@ async fn hostile_names_break_neither_a_line_nor_json_nor_a_row() {
         wire.extend_from_slice(b"\x07example\0");
         let name = DomainName::from_wire(&wire).unwrap();
         let evidence = Some(Evidence::Alias(name.clone()));
-        recorder.record(Attempt { name, evidence, ..now_attempt("192.0.2.7:1", "replaced.example") });
+        recorder.record(Attempt { name: Some(name), evidence, ..now_attempt("192.0.2.7:1", "replaced.example") });
     }
     recorder.stop().await;
     let text = fs::read(bench.path("attempts.jsonl")).unwrap();

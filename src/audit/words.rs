@@ -86,6 +86,21 @@ pub(super) fn rcode_text(rcode: u16) -> String {
     word.to_owned()
 }
 
+/// A protocol of IP: `icmp`, or its number. From the IANA registry "Assigned Internet Protocol Numbers".
+pub(super) fn protocol_text(protocol: u8) -> String {
+    let word = match protocol {
+        1 => "icmp",
+        6 => "tcp",
+        17 => "udp",
+        47 => "gre",
+        50 => "esp",
+        58 => "icmpv6",
+        132 => "sctp",
+        _ => return protocol.to_string(),
+    };
+    word.to_owned()
+}
+
 /// How a question was refused, in the words of `[policy] action`.
 pub(super) fn action_text(action: Action) -> &'static str {
     match action {
@@ -105,6 +120,7 @@ mod tests {
     fn numbers_have_words_and_unknown_ones_their_rfc_3597_form() {
         assert_eq!([1, 28, 65, 255, 65280].map(type_text), ["A", "AAAA", "HTTPS", "ANY", "TYPE65280"]);
         assert_eq!([1, 3, 5].map(class_text), ["IN", "CH", "CLASS5"]);
+        assert_eq!([1, 47, 253].map(protocol_text), ["icmp", "gre", "253"]);
         assert_eq!([0, 3, 5, 77].map(rcode_text), ["NOERROR", "NXDOMAIN", "REFUSED", "RCODE77"]);
     }
 

@@ -15,7 +15,10 @@ use anyhow::{Context, Result};
 use jiff::{Span, Timestamp, ZonedDateTime, civil::DateTime};
 
 use crate::{
-    audit::{ClientFilter, Decision, Filter, Id, NameFilter, Reader, Record, decision_style, shown_name},
+    audit::{
+        ClientFilter, Decision, Filter, Id, NameFilter, ProcessFilter, Reader, Record, Way, decision_style, shown_kind,
+        shown_name, shown_process,
+    },
     problem::printable,
 };
 
@@ -58,6 +61,12 @@ pub struct Arguments {
     /// Only decided so: blocked, observed, allowed-own or allowed-exception.
     #[arg(long, value_name = "DECISION")]
     pub decision: Option<Decision>,
+    /// Only tried this way: dns, dns-redirected, dot, doh, address or tls-gate.
+    #[arg(long, value_name = "WAY")]
+    pub way: Option<Way>,
+    /// Only by this process: its number, the file it executes, or that file's name.
+    #[arg(long, value_name = "PROCESS")]
+    pub process: Option<ProcessFilter>,
     /// Then go on showing what is recorded, until interrupted.
     #[arg(long)]
     pub follow: bool,
@@ -147,8 +156,8 @@ impl Arguments {
             None if self.all => None,
             None => Some(until.unwrap_or(now.timestamp()).checked_sub(Span::new().hours(24))?),
         };
-        let Self { client, name, rule, group, decision, .. } = self.clone();
-        Ok(Filter { since, until, client, name, rule, group, decision })
+        let Self { client, name, rule, group, decision, way, process, .. } = self.clone();
+        Ok(Filter { since, until, client, name, rule, group, decision, way, process })
     }
 }
 
@@ -198,10 +207,10 @@ struct Table {
     has_head: bool,
 }
 
-const COLUMNS: usize = 10;
+const COLUMNS: usize = 11;
 
 const HEAD: [&str; COLUMNS] =
-    ["FIRST SEEN", "DECISION", "CLIENT", "VIA", "GROUP", "NAME", "TYPE", "RULE", "ANSWER", "COUNT"];
+    ["FIRST SEEN", "DECISION", "CLIENT", "VIA", "GROUP", "PROCESS", "NAME", "TYPE", "RULE", "ANSWER", "COUNT"];
 
 impl Table {
     fn print(&mut self, records: &[Record], screen: &mut Screen<'_>) -> io::Result<()> {
@@ -255,8 +264,9 @@ fn cells(record: &Record, now: &ZonedDateTime) -> [String; COLUMNS] {
         printable(&record.client.to_string()),
         record.via.map(|via| via.to_string()).unwrap_or_default(),
         record.group.as_deref().map(printable).unwrap_or_default(),
+        record.process.as_ref().map(shown_process).unwrap_or_default(),
         name,
-        printable(&record.question.qtype),
+        shown_kind(record),
         printable(&record.rule),
         record.rcode.as_deref().map_or_else(|| "none".to_owned(), printable),
         record.count.to_string(),
@@ -343,10 +353,13 @@ mod tests {
             client: SocketAddr::new(client.parse().unwrap(), 4711),
             via: None,
             group: None,
-            transport: Transport::Udp,
-            name: DomainName::from_wire(&wire).unwrap(),
-            qtype: 1,
-            qclass: 1,
+            transport: Some(Transport::Udp),
+            protocol: None,
+            name: DomainName::from_wire(&wire).ok(),
+            qtype: Some(1),
+            qclass: Some(1),
+            destination: None,
+            process: None,
             rule: "ngrok/connect".into(),
             evidence: None,
             action: Some(Action::Nxdomain),

@@ -38,6 +38,7 @@ pub struct Access {
     rules: ArcSwap<Rules>,
     waiting: Arc<Quota>,
     connections: Arc<Quota>,
+    tunnels: Arc<Quota>,
     metrics: Arc<Metrics>,
 }
 
@@ -124,6 +125,7 @@ impl Access {
             rules: ArcSwap::from_pointee(Rules::new(options, groups, Vec::new())),
             waiting: Arc::default(),
             connections: Arc::default(),
+            tunnels: Arc::default(),
             metrics,
         };
         access.read_links_or_warn();
@@ -201,6 +203,14 @@ impl Access {
             self.metrics.connections_refused.increment();
         }
         permit
+    }
+
+    /// A place among the connections through the gate, of which there are `in_all`, and `per_client` for one client; a
+    /// quarter of the files we may have open at most, with two to each. `None` where all or the client's own are taken.
+    pub fn pass(&self, client: IpAddr, in_all: usize, per_client: usize) -> Option<Permit> {
+        let in_all = in_all.min((connections_there_is_room_for() / 4).max(1));
+        let [own, neighbours] = claims(client, per_client);
+        self.tunnels.take(in_all, [own, neighbours, None])
     }
 
     /// Are more than half of all connections taken? Doors then have less patience with idle ones.

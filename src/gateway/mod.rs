@@ -10,6 +10,7 @@ mod clock;
 mod limits;
 mod note;
 mod opening;
+mod passage;
 mod replies;
 
 use std::{
@@ -28,6 +29,7 @@ use replies::{Trouble, evidence_of};
 pub use admission::{Access, Admission, Permit};
 pub use clock::Clock;
 pub use limits::{ClientScope, Options, Others};
+pub use passage::{Arrival, Ticket};
 
 use crate::{
     audit::{Decision, Recorder, Transport},

@@ -1,4 +1,4 @@
-//! Who is never taken for an ingress, whatever a vendor's zone or list says.
+//! Who is never taken for an ingress, whatever a vendor's zone or list says; and whom the gate never dials.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -32,15 +32,16 @@ pub enum Refusal {
     Crowded,
 }
 
-/// Addresses and networks that are never learned, as they are at one moment.
-pub(super) struct Exclusions<'p> {
+/// Addresses and networks that are never learned, nor dialled for a client, as they are at one moment.
+#[derive(Debug)]
+pub struct Exclusions<'p> {
     policy: &'p Policy,
     networks: JointPrefixMap<IpNet, Refusal>,
 }
 
 impl<'p> Exclusions<'p> {
     /// `policy` says how addresses are read.
-    pub(super) fn new(policy: &'p Policy, interfaces: &Interfaces, upstream: impl Iterator<Item = IpAddr>) -> Self {
+    pub fn new(policy: &'p Policy, interfaces: &Interfaces, upstream: impl Iterator<Item = IpAddr>) -> Self {
         let mut exclusions = Self { policy, networks: JointPrefixMap::new() };
         exclusions.add(interfaces.networks.iter().copied(), Refusal::OnLink);
         exclusions.add(interfaces.addresses.iter().copied().map(IpNet::from), Refusal::Own);
@@ -59,7 +60,7 @@ impl<'p> Exclusions<'p> {
     ///
     /// # Errors
     /// Why it is not; a single reading of it that is excluded suffices.
-    pub(super) fn admit(&self, address: IpAddr) -> Result<IpAddr, Refusal> {
+    pub fn admit(&self, address: IpAddr) -> Result<IpAddr, Refusal> {
         let mut learned = None;
         for reading in self.policy.readings(address) {
             if let Some((_, refusal)) = self.networks.get_lpm(&IpNet::from(reading)) {

@@ -163,7 +163,7 @@ impl Learner {
 
     /// A lookup has ended.
     fn note(&mut self, looked: Looked) {
-        let Looked { name, addresses, outcome } = looked;
+        let Looked { name, addresses, outcome, aliases: _ } = looked;
         self.metrics.ingress_lookups.increment();
         // A reload may have taken the name away meanwhile.
         let Some(turn) = self.turns.get_mut(&name) else { return };

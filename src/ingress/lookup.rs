@@ -16,17 +16,20 @@ use crate::{
 
 /// What a lookup brought.
 #[derive(Debug)]
-pub(super) struct Looked {
-    pub(super) name: DomainName,
+pub struct Looked {
+    /// What was looked up.
+    pub name: DomainName,
     /// Whatever one of the two questions brought, though the other failed.
-    pub(super) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
+    /// The aliases on the way there.
+    pub aliases: Vec<DomainName>,
     /// How long that holds, or why one of the two has no answer.
-    pub(super) outcome: Result<Duration, NoAnswer>,
+    pub outcome: Result<Duration, NoAnswer>,
 }
 
 /// Why a question has no answer.
 #[derive(Debug, Error)]
-pub(super) enum NoAnswer {
+pub enum NoAnswer {
     /// Nobody answered.
     #[error(transparent)]
     Failure(#[from] Failure),
@@ -41,14 +44,15 @@ pub(super) enum NoAnswer {
     Cut,
 }
 
-/// Asks for both.
-pub(super) async fn look_up(upstream: &Upstream, name: DomainName) -> Looked {
+/// Asks for both, of the servers that our own questions go to.
+pub async fn look_up(upstream: &Upstream, name: DomainName) -> Looked {
     let (v4, v6) = tokio::join!(ask(upstream, &name, rtype::A), ask(upstream, &name, rtype::AAAA));
     let answers = [&v4, &v6].into_iter().flatten();
+    let aliases = answers.clone().flat_map(Answer::aliases).cloned().collect();
     let addresses = answers.flat_map(Answer::addresses).copied().collect();
     let ttl = |answer: &Answer| Duration::from_secs(answer.ttl().unwrap_or_default().into());
     let outcome = v4.and_then(|v4| Ok(ttl(&v4).min(ttl(&v6?))));
-    Looked { name, addresses, outcome }
+    Looked { name, addresses, aliases, outcome }
 }
 
 async fn ask(upstream: &Upstream, name: &DomainName, qtype: u16) -> Result<Answer, NoAnswer> {

@@ -11,10 +11,10 @@
 //!
 //! No name that a client or an alias brings is ever looked up here, so no client can have an address learned.
 
-mod exclusions;
+pub mod exclusions;
 mod keep;
 mod learner;
-mod lookup;
+pub mod lookup;
 mod memory;
 #[cfg(test)]
 mod tests;

@@ -6,5 +6,7 @@ pub mod holder;
 pub mod interfaces;
 pub mod memory;
 pub mod peer;
+pub mod redirect;
+pub mod splice;
 
 mod ancillary;

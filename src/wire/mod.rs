@@ -1,5 +1,5 @@
-//! Bytes of DNS packets: questions looked at without allocation, upstream answers read down to what was
-//! asked for, replies built. Nothing here asks, waits, keeps or decides.
+//! Bytes of packets: DNS questions looked at without allocation, upstream answers read down to what was asked for,
+//! replies built, and the server name in a TLS hello. Nothing here asks, waits, keeps or decides.
 
 mod cursor;
 
@@ -7,6 +7,7 @@ mod cursor;
 pub(crate) mod testing;
 
 pub mod answer;
+pub mod hello;
 pub mod proxy;
 pub mod query;
 pub mod question;

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["audit", "cache", "upstream"],
     &["ingress"],
     &["gateway"],
-    &["admin", "control", "listen"],
+    &["admin", "control", "gate", "listen"],
     &["config"],
     &["daemon"],
     &["cli"],

@@ -1,0 +1,170 @@
+//! Bytes both ways between a client and the server it was let through to, until one of them, the policy, the time or a
+//! stop ends it.
+
+use std::{
+    io,
+    net::Shutdown,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{House, visit::reset};
+use crate::{
+    gateway::Ticket,
+    metrics::Counter,
+    sys::splice::{Pipe, Pipes},
+};
+
+/// Bytes moved at once where there is no pipe to be had.
+const COPY: usize = 16 << 10;
+
+/// When a silent peer is asked whether it is there, how often, and how often in vain.
+const ALIVE: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+const ASK_TIMES: u32 = 4;
+
+/// A pipe that goes back where it is from, whatever becomes of who has it.
+struct Lent<'p> {
+    pipes: &'p Pipes,
+    pipe: Option<Pipe>,
+}
+
+/// How one round of moving ended.
+enum Round {
+    /// There is nothing more to be read for now.
+    Dry,
+    /// The sender has ended its half.
+    End,
+    /// The kernel does not splice these sockets.
+    Unspliceable,
+}
+
+/// Carries until the end, and ends both sides: by a reset, unless both have closed.
+pub(super) async fn carry(house: &House, client: TcpStream, server: TcpStream, ticket: Ticket) {
+    let keepalive = TcpKeepalive::new().with_time(ALIVE).with_interval(ASK_AGAIN).with_retries(ASK_TIMES);
+    for stream in [&client, &server] {
+        // Without it a peer that vanished is found out by the idle time.
+        let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+        let _ = stream.set_nodelay(true);
+    }
+    let moved = AtomicU64::new(0);
+    let is_closed = tokio::select! {
+        ended = both_ways(&client, &server, &house.pipes, &moved) => ended.is_ok(),
+        why = watch(house, ticket, &moved) => {
+            why.increment();
+            false
+        }
+    };
+    if !is_closed {
+        reset(client);
+        reset(server);
+    }
+}
+
+/// Returns when it has to be cut, with what counts that.
+async fn watch<'h>(house: &'h House, mut ticket: Ticket, moved: &AtomicU64) -> &'h Counter {
+    let metrics = &house.metrics;
+    let mut look = interval(house.options.recheck);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = (0, Instant::now());
+    loop {
+        tokio::select! {
+            () = house.cut.cancelled() => return &metrics.gate_cut_stop,
+            _ = look.tick() => {}
+        }
+        if !house.gateway.still_admits(&mut ticket) {
+            return &metrics.gate_cut_policy;
+        }
+        let now = moved.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, Instant::now());
+        } else if last.1.elapsed() >= house.options.idle {
+            return &metrics.gate_cut_idle;
+        }
+    }
+}
+
+async fn both_ways(client: &TcpStream, server: &TcpStream, pipes: &Pipes, moved: &AtomicU64) -> io::Result<()> {
+    tokio::try_join!(one_way(client, server, pipes, moved), one_way(server, client, pipes, moved)).map(drop)
+}
+
+/// Moves what `from` says until its end, and then ends that half of `to`. A pipe is held only while there is something to
+/// move, so that idle connections need none.
+async fn one_way(from: &TcpStream, to: &TcpStream, pipes: &Pipes, moved: &AtomicU64) -> io::Result<()> {
+    let mut splices = true;
+    loop {
+        from.readable().await?;
+        let pipe = if splices { pipes.take() } else { None };
+        let round = match pipe {
+            Some(pipe) => splice(from, to, Lent { pipes, pipe: Some(pipe) }, moved).await?,
+            None => copy(from, to, moved).await?,
+        };
+        match round {
+            Round::Dry => {}
+            Round::End => break,
+            Round::Unspliceable => splices = false,
+        }
+    }
+    SockRef::from(to).shutdown(Shutdown::Write)
+}
+
+async fn splice(from: &TcpStream, to: &TcpStream, mut lent: Lent<'_>, moved: &AtomicU64) -> io::Result<Round> {
+    let Some(pipe) = &mut lent.pipe else { return Ok(Round::Unspliceable) };
+    loop {
+        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Ok(0) => return Ok(Round::End),
+            Ok(taken) => moved.fetch_add(taken as u64, Ordering::Relaxed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Round::Dry),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Round::Unspliceable),
+            Err(error) => return Err(error),
+        };
+        while pipe.held() > 0 {
+            to.writable().await?;
+            match to.try_io(Interest::WRITABLE, || pipe.empty(to)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Two fast ends would otherwise keep the thread from everybody else.
+        tokio::task::consume_budget().await;
+    }
+}
+
+async fn copy(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> io::Result<Round> {
+    let mut buffer = vec![0; COPY];
+    loop {
+        let length = match from.try_read(&mut buffer) {
+            Ok(0) => return Ok(Round::End),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Round::Dry),
+            Err(error) => return Err(error),
+        };
+        moved.fetch_add(length as u64, Ordering::Relaxed);
+        let mut left = buffer.get(..length).unwrap_or_default();
+        while !left.is_empty() {
+            to.writable().await?;
+            match to.try_write(left) {
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        tokio::task::consume_budget().await;
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            self.pipes.give_back(pipe);
+        }
+    }
+}
