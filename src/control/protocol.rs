@@ -17,8 +17,23 @@ pub enum Request {
     Flush,
     /// Say which ingress addresses were learned.
     Learned,
+    /// Put the firewall's rules in force anew, or take them away; for root alone.
+    Firewall {
+        /// What.
+        change: Change,
+    },
     /// Send each attempt as it is recorded, a JSON object a line, until the client goes.
     Follow,
+}
+
+/// What is to become of the firewall's rules.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// They are made from the files, and put in force.
+    Apply,
+    /// They are taken away. The daemon goes on without them until it is told otherwise.
+    Remove,
 }
 
 /// What the daemon answers.
@@ -31,6 +46,11 @@ pub enum Reply {
     Flushed,
     /// What was learned.
     Learned(ingress::Report),
+    /// What came of a change of the firewall's rules.
+    Firewall {
+        /// Why it was not made; `None` where it was.
+        refused: Option<String>,
+    },
     /// Every attempt from now on follows, a line each.
     Following,
     /// The request was not understood or not permitted.

@@ -14,12 +14,13 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ReloadReport, Reply, Request};
-use crate::{audit::Recorder, ingress::Ingress, metrics::Metrics, sys};
+use super::{Change, ReloadReport, Reply, Request};
+use crate::{audit::Recorder, ingress::Ingress, keeper::Keeper, metrics::Metrics, sys};
 
 /// Connections at once, followers among them.
 const CONNECTIONS: usize = 32;
@@ -37,6 +38,8 @@ pub struct Asked {
     pub recorder: Recorder,
     /// Knows what was learned.
     pub ingress: Arc<Ingress>,
+    /// Holds the firewall, where there is one.
+    pub keeper: Option<Keeper>,
     /// Takes what changes the daemon.
     pub commands: mpsc::Sender<Command>,
 }
@@ -134,7 +137,7 @@ async fn accept(listener: &UnixListener, asked: &Asked, metrics: &Arc<Metrics>, 
 }
 
 async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
-    let Asked { recorder, ingress, commands } = asked;
+    let Asked { recorder, ingress, commands, .. } = asked;
     if !permitted(&stream)? {
         return say(&mut stream, &refused("neither your user nor one of your groups owns this daemon")).await;
     }
@@ -155,6 +158,14 @@ async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
             say(&mut stream, &Reply::Flushed).await
         }
         Ok(Request::Learned) => say(&mut stream, &Reply::Learned(ingress.report())).await,
+        Ok(Request::Firewall { change }) => {
+            let reply = if stream.peer_cred()?.uid() == 0 {
+                change_firewall(asked.keeper.clone(), change).await
+            } else {
+                refused("the firewall is root's to change")
+            };
+            say(&mut stream, &reply).await
+        }
         Ok(Request::Follow) => relay(&mut stream, recorder).await,
         Err(error) => say(&mut stream, &refused(&format!("not a request: {error}"))).await,
     }
@@ -168,6 +179,21 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
         || peer.uid() == geteuid().as_raw()
         || peer.gid() == group
         || sys::peer::groups(stream)?.contains(&group))
+}
+
+async fn change_firewall(keeper: Option<Keeper>, change: Change) -> Reply {
+    let Some(keeper) = keeper else {
+        return Reply::Firewall { refused: Some("this daemon runs without a firewall".to_owned()) };
+    };
+    let outcome = spawn_blocking(move || match change {
+        Change::Apply => keeper.reload(),
+        Change::Remove => keeper.remove(),
+    });
+    match outcome.await {
+        Ok(Ok(())) => Reply::Firewall { refused: None },
+        Ok(Err(error)) => Reply::Firewall { refused: Some(error.to_string()) },
+        Err(error) => Reply::Firewall { refused: Some(error.to_string()) },
+    }
 }
 
 async fn relay(stream: &mut UnixStream, recorder: &Recorder) -> io::Result<()> {

@@ -45,6 +45,9 @@ impl Gateway {
     ) -> Result<u32, KeeperError> {
         let (client, now) = (case.asker.client.ip(), Instant::now());
         let mut opened = leases.open(client, addresses, ttl, now)?;
+        if let Some(until) = pass.until {
+            leases.ends_at(until, client, addresses)?;
+        }
         let ports = pass.allowed_by.map(|rule| case.in_force.policy.rule(rule).ports.as_ref()).unwrap_or_default();
         for &port in ports.iter().filter(|&&port| port != GATED) {
             opened = opened.min(leases.open_port(client, (addresses, port), ttl, now)?);

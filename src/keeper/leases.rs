@@ -6,7 +6,7 @@
 //! an earlier epoch is believed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::BuildHasher as _,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,8 +14,9 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
+use jiff::Timestamp;
 
-use super::{Keeper, KeeperError};
+use super::{Keeper, KeeperError, Refusal};
 
 /// Most addresses of one answer that are opened; what an answer has beyond stays closed.
 pub const MAX_ADDRESSES: usize = 16;
@@ -34,6 +35,9 @@ const SHARD_SIZE: usize = 8192;
 
 const SHARDS: usize = 16;
 
+/// Most leases that end with an exception.
+const MAX_DATED: usize = 16_384;
+
 /// Whether what one client resolved opens anything for another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Keyed {
@@ -50,6 +54,8 @@ pub struct Leases {
     keyed: Keyed,
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
+    /// What an exception opened, in the order in which it ends.
+    dated: Mutex<BTreeSet<(Timestamp, Option<IpAddr>, IpAddr)>>,
 }
 
 type Shard = HashMap<Key, Open, RandomState>;
@@ -71,7 +77,7 @@ struct Open {
 impl Leases {
     /// Nothing is open yet, as far as we know.
     pub fn new(keeper: Keeper, keyed: Keyed) -> Self {
-        Self { keeper, keyed, hasher: RandomState::default(), shards: Default::default() }
+        Self { keeper, keyed, hasher: RandomState::default(), shards: Default::default(), dated: Mutex::default() }
     }
 
     /// The keeper behind it.
@@ -106,6 +112,36 @@ impl Leases {
         let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
         let keys: Vec<_> = asked.take(MAX_ADDRESSES).map(|address| Key { client, address, port: Some(port) }).collect();
         self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit_port(client, wanted, port, lifetime))
+    }
+
+    /// Remembers that what was opened ends at a time: then [`end_due`](Self::end_due) closes it and cuts what it let
+    /// through.
+    ///
+    /// # Errors
+    /// When too much has an end already.
+    pub fn ends_at(&self, until: Timestamp, client: IpAddr, addresses: &[IpAddr]) -> Result<(), KeeperError> {
+        let client = self.client(client);
+        let mut dated = self.dated.lock().unwrap_or_else(PoisonError::into_inner);
+        if dated.len() + addresses.len() > MAX_DATED {
+            return Err(KeeperError::Refused(Refusal::Full));
+        }
+        dated.extend(addresses.iter().map(|address| (until, client, address.to_canonical())));
+        Ok(())
+    }
+
+    /// Closes what has ended by now and cuts what it let through. Blocks as long as the keeper does.
+    ///
+    /// # Errors
+    /// When the keeper did not do it; it is tried again by the next call.
+    pub fn end_due(&self, now: Timestamp) -> Result<(), KeeperError> {
+        loop {
+            let dated = self.dated.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(&due) = dated.first().filter(|(until, ..)| *until <= now) else { return Ok(()) };
+            drop(dated);
+            let (_, client, address) = due;
+            self.keeper.cut(client, address)?;
+            self.dated.lock().unwrap_or_else(PoisonError::into_inner).remove(&due);
+        }
     }
 
     /// Asks the keeper for those that are not open long enough.
