@@ -18,6 +18,8 @@ pub struct Rule {
     pub reason: Box<str>,
     /// Where it was read; a pattern's own place is told by `explain`.
     pub place: Option<Place>,
+    /// What a firewall opens for the names it allows.
+    pub ports: Box<[u16]>,
     /// Text of the Extended DNS Error.
     pub(super) refusal: Box<str>,
 }
@@ -39,7 +41,7 @@ pub enum Origin {
 impl Rule {
     pub(super) fn new(label: String, reason: &str, place: Option<Place>, contact: Option<&str>) -> Self {
         let refusal = refusal(&label, reason, contact).into();
-        Self { label: label.into(), reason: reason.into(), place, refusal }
+        Self { label: label.into(), reason: reason.into(), place, ports: Box::default(), refusal }
     }
 }
 
