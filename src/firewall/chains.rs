@@ -116,7 +116,7 @@ impl Writer<'_> {
     fn redirect(&self) -> Chain {
         let hook = if self.is_host() { "output" } else { "prerouting" };
         let base = format!("type nat hook {hook} priority {NAT}");
-        let mut chain = Chain::base("redirect", &base, "DNS goes to the forwarder, TLS to an ingress to the gate.");
+        let mut chain = Chain::base("turn", &base, "DNS goes to the forwarder, TLS to an ingress to the gate.");
         if self.is_host() {
             chain.rule(format!("meta skuid {} accept", self.uid));
         } else {
