@@ -223,6 +223,10 @@ counters! {
     /// Addresses that were found and not learned, each time, by reason.
     ingress_organization = "ingress_turned_away_total" { "reason=\"organization\"" };
     /// Addresses that were found and not learned, each time, by reason.
+    ingress_static = "ingress_turned_away_total" { "reason=\"static\"" };
+    /// Addresses that were found and not learned, each time, by reason.
+    ingress_exempt = "ingress_turned_away_total" { "reason=\"exempt\"" };
+    /// Addresses that were found and not learned, each time, by reason.
     ingress_shared = "ingress_turned_away_total" { "reason=\"shared\"" };
     /// Addresses that were found and not learned, each time, by reason.
     ingress_crowded = "ingress_turned_away_total" { "reason=\"crowded\"" };

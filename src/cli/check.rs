@@ -86,6 +86,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         cache: _,
         limits: _,
         audit,
+        firewall: _,
         ingress: learning,
         organization,
         client_networks: _,

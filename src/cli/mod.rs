@@ -3,6 +3,7 @@
 pub mod attempts;
 pub mod check;
 pub mod explain;
+mod firewall;
 mod healthcheck;
 pub mod learned;
 mod reload;
@@ -83,6 +84,8 @@ enum Command {
     /// Have the daemon read its files again, and say what came of it
     #[command(after_help = "Exit codes: 0 in force; 3 refused, the files are broken; 4 held until --accept.")]
     Reload(reload::Arguments),
+    /// The packet filter's rules: print, apply, compare, take away
+    Firewall(firewall::Arguments),
     /// Ask the daemon whether it is ready
     #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
@@ -108,6 +111,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Explain(arguments) => explain(arguments, &line.common),
         Command::Attempts(arguments) => attempts(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
+        Command::Firewall(arguments) => firewall::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
     };
     result.unwrap_or_else(|error| {
@@ -209,6 +213,11 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         matches!(cause.downcast_ref::<control::ClientError>(), Some(control::ClientError::NotPermitted { .. }))
             || cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
     });
+    let denied = denied
+        || matches!(
+            error.downcast_ref::<crate::firewall::Failure>(),
+            Some(crate::firewall::Failure::NotPermitted(_) | crate::firewall::Failure::NoNamespace(_))
+        );
     if denied { Exit::NotPermitted } else { Exit::Failed }
 }
 

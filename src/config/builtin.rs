@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{ingress, policy::plan::Organization};
+use crate::{firewall, ingress};
 
 /// Active where `[policy] packs` says nothing.
 pub(super) const DEFAULT_PACKS: [&str; 2] = ["ngrok", "dns-bypass"];
@@ -17,11 +17,13 @@ pub(super) fn built_in(name: &str) -> Option<(&'static str, &'static str)> {
 /// One network a line; `#` begins a comment.
 const SHARED: &str = include_str!("../../policies/never-learned.txt");
 
-/// How addresses are learned for this organization.
-pub(super) fn ingress_options(remember: Option<Duration>, organization: &Organization) -> ingress::Options {
+/// How addresses are learned beside these packet filter rules.
+pub(super) fn ingress_options(remember: Option<Duration>, firewall: &firewall::Options) -> ingress::Options {
     ingress::Options {
         remember: remember.unwrap_or(ingress::REMEMBER),
-        organization: organization.addresses.iter().map(|network| network.value).collect(),
+        organization: firewall.own.clone(),
+        fixed: firewall.fixed.clone(),
+        exempt: firewall.exempt.clone(),
         shared: shared().collect(),
     }
 }

@@ -21,6 +21,7 @@ impl Config {
             ("[upstream]",     before.upstream == self.upstream),
             ("[limits]",       before.limits == self.limits),
             ("[audit]",        before.audit == self.audit),
+            ("[firewall]",     before.firewall == self.firewall),
             ("what is learned", before.ingress == self.ingress),
         ];
         changes.extend(sections.iter().filter(|(_, same)| !same).map(|(section, _)| format!("{section} changed")));

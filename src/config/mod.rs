@@ -9,6 +9,7 @@ mod cache;
 mod clients;
 mod compare;
 mod files;
+mod firewall;
 mod library;
 mod limits;
 mod listen;
@@ -20,7 +21,6 @@ mod upstream;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -78,6 +78,8 @@ pub struct Config {
     pub limits: gateway::Options,
     /// `[audit]`.
     pub audit: crate::audit::Options,
+    /// `[firewall]`, and what of the others its rules depend on.
+    pub firewall: crate::firewall::Options,
     /// How ingress addresses are learned.
     pub ingress: crate::ingress::Options,
     /// `[organization]`.
@@ -133,7 +135,7 @@ struct Sections {
     cache: crate::cache::Options,
     limits: gateway::Options,
     audit: crate::audit::Options,
-    remember: Option<Duration>,
+    firewall: firewall::Section,
     /// Without its packs.
     plan: Plan,
 }
@@ -143,15 +145,22 @@ fn read_sections(root: &mut Table<'_>, base: &Path, library: &mut Library) -> Se
     let defaults = policy::read_defaults(root, library);
     let groups = clients::read_groups(root, library, &defaults.packs);
     let exceptions = clients::read_exceptions(root);
-    let firewall = policy::read_firewall(root);
+    let firewall = firewall::read(root);
     Sections {
         listen: listen::read(root, base),
         upstream: upstream::read(root, base, library),
         cache: cache::read(root),
         limits: limits::read(root),
         audit: audit::read(root, base),
-        remember: firewall.remember,
-        plan: Plan { organization, defaults, groups, exceptions, packs: Vec::new(), nat64: firewall.nat64 },
+        plan: Plan {
+            organization,
+            defaults,
+            groups,
+            exceptions,
+            packs: Vec::new(),
+            nat64: firewall.nat64.clone(),
+        },
+        firewall,
     }
 }
 
@@ -163,8 +172,10 @@ fn assemble(
     now: Timestamp,
     problems: &mut Problems,
 ) -> Option<Config> {
-    let Sections { listen, upstream, cache, limits, audit, remember, plan } = sections;
+    let Sections { listen, upstream, cache, limits, audit, firewall, plan } = sections;
     let plan = Plan { packs, ..plan };
+    let remember = firewall.remember;
+    let firewall = firewall.complete(&listen.dns, &upstream, &plan.organization, problems);
     let (policy, found) = compile(&plan, now);
     if problems.has_errors() {
         // A warning may only be a consequence of what could not be read, such as a pack.
@@ -182,7 +193,8 @@ fn assemble(
         cache,
         limits,
         audit,
-        ingress: builtin::ingress_options(remember, &plan.organization),
+        ingress: builtin::ingress_options(remember, &firewall),
+        firewall,
         client_networks: plan.groups.iter().flat_map(|group| &group.networks).map(|network| network.value).collect(),
         policy: Arc::new(policy?),
         outline: Outline::of(&plan),

@@ -1,8 +1,6 @@
-//! `[organization]`, `[policy]`, and what of `[firewall]` holds without one.
+//! `[organization]` and `[policy]`.
 
-use std::{ops::RangeInclusive, time::Duration};
-
-use ipnet::{IpNet, Ipv6Net};
+use std::time::Duration;
 
 use super::{builtin::DEFAULT_PACKS, library::Library};
 use crate::{
@@ -26,9 +24,6 @@ pub(super) const ACTIONS: [(&str, Action); 5] = [
 
 const UNKNOWN: [(&str, UnknownOnIngress); 2] =
     [("refuse", UnknownOnIngress::Refuse), ("observe", UnknownOnIngress::Observe)];
-
-/// How long a learned address may be remembered: longer, and it belongs to somebody else by then.
-const REMEMBER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 /// TTL of refusals where nobody says otherwise, in seconds.
 const BLOCK_TTL: u32 = 60;
@@ -73,33 +68,4 @@ pub(super) fn read_defaults(root: &mut Table<'_>, library: &mut Library) -> Defa
 fn read_ttl(value: &Value<'_>) -> Option<u32> {
     let ttl = value.duration(Duration::from_secs(1)..=MAX_BLOCK_TTL)?;
     u32::try_from(ttl.as_secs()).ok()
-}
-
-/// What of `[firewall]` holds without one.
-#[derive(Default)]
-pub(super) struct Firewall {
-    pub(super) nat64: Vec<Located<Ipv6Net>>,
-    /// How long a learned address counts after it was seen last.
-    pub(super) remember: Option<Duration>,
-}
-
-pub(super) fn read_firewall(root: &mut Table<'_>) -> Firewall {
-    let firewall = root.table("firewall", |table| {
-        table.not_in_this_version(&["mode", "strict", "lan", "exempt", "static", "ntp", "on-stop"]);
-        Firewall {
-            nat64: table.list("nat64", read_prefix).unwrap_or_default(),
-            remember: table.take("remember", |value| value.duration(REMEMBER)),
-        }
-    });
-    firewall.unwrap_or_default()
-}
-
-fn read_prefix(value: &Value<'_>) -> Option<Located<Ipv6Net>> {
-    match value.network()?.value {
-        IpNet::V6(prefix) => Some(value.locate(prefix)),
-        IpNet::V4(network) => {
-            let hint = "it is an IPv6 prefix, such as 2001:db8:64::/96 (RFC 6052)".to_owned();
-            value.wrong(format!("{network} is no NAT64 prefix"), Some(hint))
-        }
-    }
 }

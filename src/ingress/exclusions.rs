@@ -26,6 +26,10 @@ pub enum Refusal {
     Upstream,
     /// It is one of `[organization] addresses`.
     Organization,
+    /// It is in one of the networks of `[firewall] static`.
+    Static,
+    /// It is in one of the networks of `[firewall] exempt`.
+    Exempt,
     /// Half of the Internet depends on it, or any number of sites share it.
     Shared,
     /// Its source has as many as one may have, or all together have.
@@ -85,6 +89,8 @@ impl Refusal {
             Self::OnLink => "in a network of this machine's interfaces",
             Self::Upstream => "an upstream server's",
             Self::Organization => "one of [organization] addresses",
+            Self::Static => "in [firewall] static",
+            Self::Exempt => "in [firewall] exempt",
             Self::Shared => "shared by too many",
             Self::Crowded => "more than one source, or all together, may have",
         }
@@ -98,6 +104,8 @@ impl Refusal {
             Self::OnLink => &metrics.ingress_on_link,
             Self::Upstream => &metrics.ingress_upstream,
             Self::Organization => &metrics.ingress_organization,
+            Self::Static => &metrics.ingress_static,
+            Self::Exempt => &metrics.ingress_exempt,
             Self::Shared => &metrics.ingress_shared,
             Self::Crowded => &metrics.ingress_crowded,
         }
@@ -179,6 +187,8 @@ mod tests {
         let network = |text: &str| std::iter::once(text.parse().unwrap());
         exclusions.add(network("84.1.0.0/16"), Refusal::Organization);
         exclusions.add(network("8.8.8.8/32"), Refusal::Shared);
+        exclusions.add(network("84.2.0.0/16"), Refusal::Static);
+        exclusions.add(network("84.3.0.0/16"), Refusal::Exempt);
         #[rustfmt::skip]
         let cases: &[(&str, Result<&str, Refusal>)] = &[
             ("3.133.228.214",               Ok("3.133.228.214")),
@@ -224,6 +234,8 @@ mod tests {
             ("62.1.2.4",                    Err(Refusal::Upstream)),
             ("2a00:b::53",                  Err(Refusal::Upstream)),
             ("84.1.2.3",                    Err(Refusal::Organization)),
+            ("84.2.0.1",                    Err(Refusal::Static)),
+            ("64:ff9b::84.3.0.1",           Err(Refusal::Exempt)),
             ("8.8.8.8",                     Err(Refusal::Shared)),
             ("2002:808:808::1",             Err(Refusal::Shared)),
             ("8.8.8.9",                     Ok("8.8.8.9")),

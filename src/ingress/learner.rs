@@ -256,6 +256,8 @@ fn exclusions(terms: &Terms) -> Exclusions<'_> {
         servers.filter_map(|server| server.server.address()).map(|address: SocketAddr| -> IpAddr { address.ip() });
     let mut exclusions = Exclusions::new(&terms.policy, &interfaces, upstream);
     exclusions.add(terms.options.organization.iter().copied(), Refusal::Organization);
+    exclusions.add(terms.options.fixed.iter().copied(), Refusal::Static);
+    exclusions.add(terms.options.exempt.iter().copied(), Refusal::Exempt);
     exclusions.add(terms.options.shared.iter().copied(), Refusal::Shared);
     exclusions
 }

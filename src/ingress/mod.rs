@@ -51,6 +51,10 @@ pub struct Options {
     pub remember: Duration,
     /// `[organization] addresses`, never learned.
     pub organization: Vec<IpNet>,
+    /// `[firewall] static`, never learned.
+    pub fixed: Vec<IpNet>,
+    /// `[firewall] exempt`, never learned.
+    pub exempt: Vec<IpNet>,
     /// What the rest of the Internet depends on or shares, never learned.
     pub shared: Vec<IpNet>,
 }

@@ -10,8 +10,8 @@ use super::{rule::Origin, verdict::RuleId};
 /// Lengths that a NAT64 prefix may have (RFC 6052 section 2.2).
 pub(super) const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
-/// 64:ff9b::/96 (RFC 6052 section 2.1).
-const WELL_KNOWN: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+/// 64:ff9b::/96 (RFC 6052 section 2.1), which counts without being configured.
+pub const WELL_KNOWN_NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 /// Networks, each with the rules that name it, and how addresses are decoded before they are compared.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct Network {
 impl Networks {
     /// No network; `nat64` beside the well-known prefix.
     pub(super) fn new(nat64: impl IntoIterator<Item = Ipv6Net>) -> Self {
-        let mut nat64: Vec<_> = nat64.into_iter().map(|prefix| prefix.trunc()).chain([WELL_KNOWN]).collect();
+        let mut nat64: Vec<_> = nat64.into_iter().map(|prefix| prefix.trunc()).chain([WELL_KNOWN_NAT64]).collect();
         nat64.sort_by_key(|prefix| std::cmp::Reverse(prefix.prefix_len()));
         Self { by_prefix: JointPrefixMap::new(), networks: Vec::new(), nat64 }
     }
@@ -59,6 +59,11 @@ impl Networks {
             let wider = network.network.supernet().and_then(|above| self.by_prefix.get_lpm(&above));
             network.wider = wider.map(|(_, &place)| place);
         }
+    }
+
+    /// Every network.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Network> {
+        self.networks.iter()
     }
 
     /// The networks that hold an address or the one it carries, the decoded address and the narrowest first.

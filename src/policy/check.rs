@@ -214,9 +214,21 @@ fn many_names(plan: &Plan, policy: &Policy, problems: &mut Problems) {
 
 fn ports(rule: &PackRule, problems: &mut Problems) {
     let allows = !rule.allow.is_empty() || rule.lists.iter().any(List::allows);
-    if !rule.ports.is_empty() && !allows {
-        let problem = Problem::error(&rule.id.place, format!("rule {:?} has ports but allows nothing", rule.id.value));
-        problems.push(problem.hint("ports say what the firewall opens for the names under allow"));
+    let mut wrong = |what: &str, hint: &str| {
+        let problem = Problem::error(&rule.id.place, format!("rule {:?} has {what}", rule.id.value));
+        problems.push(problem.hint(hint));
+    };
+    match (allows, rule.networks.is_empty()) {
+        _ if rule.ports.is_empty() => {}
+        (true, true) => {}
+        (true, false) => wrong("ports for what it allows and for its networks", "make two rules of it"),
+        (false, false) if rule.ports != [443] => {
+            wrong("networks on other ports than 443", "leave ports out: then all of them are meant");
+        }
+        (false, false) => {}
+        (false, true) => {
+            wrong("ports but allows nothing", "ports say what the firewall opens for the names under allow");
+        }
     }
     if rule.ports.contains(&0) {
         problems.push(Problem::error(&rule.id.place, format!("rule {:?} has port 0", rule.id.value)));

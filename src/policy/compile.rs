@@ -131,6 +131,7 @@ impl<'p> Compiler<'p> {
                 let text = RuleText::new(&format!("{}/{}", pack.name.value, rule.id.value), &rule.reason);
                 let id = self.add_rule(&text, Some(&rule.id.place), number);
                 self.add_pack_rule(rule, id);
+                self.add_ports(rule);
             }
             self.policy.summary.packs.push(PackSummary {
                 name: pack.name.value.clone(),
@@ -145,9 +146,6 @@ impl<'p> Compiler<'p> {
 
     fn add_pack_rule(&mut self, rule: &PackRule, id: RuleId) {
         let Self { policy, problems, .. } = self;
-        if let Some(known) = policy.rules.last_mut() {
-            known.ports = rule.ports.as_slice().into();
-        }
         add_located(&policy.hashing, &mut policy.pack_patterns, (&rule.block, false, id), problems);
         add_located(&policy.hashing, &mut policy.pack_patterns, (&rule.allow, true, id), problems);
         for list in &rule.lists {
@@ -165,6 +163,13 @@ impl<'p> Compiler<'p> {
             let source = Source::List(list.path.as_str().into());
             policy.sources.entry(source.clone()).or_default().push(id);
             policy.listed.insert(source, list.addresses.clone());
+        }
+    }
+
+    /// For the rule that was added last.
+    fn add_ports(&mut self, rule: &PackRule) {
+        if let Some(added) = self.policy.rules.last_mut() {
+            added.ports = rule.ports.as_slice().into();
         }
     }
 

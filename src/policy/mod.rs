@@ -8,9 +8,11 @@
 pub mod address_list;
 mod addresses;
 mod arena;
+mod binding;
 mod bytes;
 mod check;
 mod compile;
+
 mod explain;
 mod groups;
 mod judge;
@@ -36,6 +38,8 @@ use jiff::Timestamp;
 
 use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 pub use self::{
+    addresses::WELL_KNOWN_NAT64,
+    binding::{Binding, Counted},
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
     groups::GroupId,

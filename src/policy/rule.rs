@@ -18,7 +18,7 @@ pub struct Rule {
     pub reason: Box<str>,
     /// Where it was read; a pattern's own place is told by `explain`.
     pub place: Option<Place>,
-    /// Ports that the firewall opens for an allowing rule's names.
+    /// What a firewall opens for the names it allows.
     pub ports: Box<[u16]>,
     /// Text of the Extended DNS Error.
     pub(super) refusal: Box<str>,

@@ -5,6 +5,7 @@ pub mod file;
 pub mod holder;
 pub mod interfaces;
 pub mod memory;
+pub mod namespace;
 pub mod peer;
 pub mod redirect;
 pub mod splice;

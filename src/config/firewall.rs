@@ -1,0 +1,207 @@
+//! `[firewall]`, and whether `[listen]` goes with it.
+
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::set;
+use crate::{
+    document::{Fault, Table, Value, quoted},
+    firewall::{Mode, OnStop, Options},
+    policy::{WELL_KNOWN_NAT64, plan::Organization},
+    problem::{Located, Place, Problem, Problems},
+    upstream::{self, Server},
+};
+
+const MODES: [(&str, Mode); 3] = [("off", Mode::Off), ("host", Mode::Host), ("gateway", Mode::Gateway)];
+
+const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("remove", OnStop::Remove)];
+
+/// How long a learned address may be remembered: longer, and it belongs to somebody else by then.
+const REMEMBER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
+
+/// Longest name of an interface (IFNAMSIZ, with the zero behind it).
+const MAX_INTERFACE: usize = 15;
+
+/// Longest name of a user (useradd(8)).
+const MAX_USER: usize = 32;
+
+/// The section: the options as far as it has them, and what else there is to say.
+#[derive(Default)]
+pub(super) struct Section {
+    options: Options,
+    pub(super) nat64: Vec<Located<Ipv6Net>>,
+    /// How long a learned address counts after it was seen last.
+    pub(super) remember: Option<Duration>,
+    mode: Option<Place>,
+    /// Where keys stand, for what is wrong with them beside the mode.
+    given: Vec<(&'static str, Place)>,
+}
+
+pub(super) fn read(root: &mut Table<'_>) -> Section {
+    root.table("firewall", read_section).unwrap_or_default()
+}
+
+fn read_section(table: &mut Table<'_>) -> Section {
+    let mut section = Section::default();
+    let Section { options, given, .. } = &mut section;
+    let mode = table.take("mode", |value| Some(value.locate(value.keyword(&MODES)?)));
+    let mut note = |key, value: &Value<'_>| given.push((key, value.place()));
+    set(
+        &mut options.strict,
+        table.take("strict", |value| {
+            note("strict", value);
+            value.boolean()
+        }),
+    );
+    set(
+        &mut options.lan,
+        table.take("lan", |value| {
+            note("lan", value);
+            value.entries(read_interface)
+        }),
+    );
+    for (key, target) in
+        [("exempt", &mut options.exempt), ("static", &mut options.fixed), ("ntp", &mut options.ntp)]
+    {
+        let networks = table.take(key, |value| {
+            note(key, value);
+            value.entries(|entry| Some(entry.network()?.value))
+        });
+        set(target, networks);
+    }
+    set(&mut options.user, table.take("user", read_user));
+    set(&mut options.gate_port, table.take("gate-port", |value| value.integer(1..=u16::MAX)));
+    set(&mut options.on_stop, table.take("on-stop", |value| value.keyword(&ON_STOP)));
+    section.nat64 = table.list("nat64", read_prefix).unwrap_or_default();
+    section.remember = table.take("remember", |value| value.duration(REMEMBER));
+    // Nothing that is empty says anything.
+    let Options { strict, lan, exempt, fixed, ntp, .. } = &section.options;
+    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty()];
+    let keys = ["strict", "lan", "exempt", "static", "ntp"];
+    section.given.retain(|(key, _)| !keys.iter().zip(silent).any(|(known, silent)| known == key && silent));
+    if let Some(Located { value, place }) = mode {
+        section.options.mode = value;
+        section.mode = Some(place);
+    }
+    section
+}
+
+impl Section {
+    /// The options whole, and what contradicts them.
+    pub(super) fn complete(
+        self,
+        dns: &[SocketAddr],
+        upstream: &upstream::Options,
+        organization: &Organization,
+        problems: &mut Problems,
+    ) -> Options {
+        let servers = upstream.servers.iter().chain(upstream.zones.iter().flat_map(|zone| &zone.servers));
+        let (resolvers, system): (Vec<_>, Vec<_>) = servers.map(Server::address).partition(Option::is_some);
+        let mut options = Options {
+            nat64: self.nat64.iter().map(|prefix| prefix.value).chain([WELL_KNOWN_NAT64]).collect(),
+            own: organization.addresses.iter().map(|network| network.value).collect(),
+            dns: dns.to_vec(),
+            resolvers: resolvers.into_iter().flatten().collect(),
+            asks_system: !system.is_empty(),
+            ..self.options
+        };
+        options.resolvers.sort_unstable();
+        options.resolvers.dedup();
+        let Some(place) = &self.mode else {
+            without_mode(&self.given, problems);
+            return options;
+        };
+        match options.mode {
+            Mode::Off => without_mode(&self.given, problems),
+            Mode::Host => on_host(&options, place, &self.given, problems),
+            Mode::Gateway => on_gateway(&options, place, problems),
+        }
+        if options.mode != Mode::Off && !options.strict {
+            for (key, place) in self.given.iter().filter(|(key, _)| *key == "ntp") {
+                let warning = Problem::warning(place, format!("{key:?} says nothing without strict = true"));
+                problems.push(warning.hint("all other traffic passes anyway"));
+            }
+        }
+        options
+    }
+}
+
+fn without_mode(given: &[(&'static str, Place)], problems: &mut Problems) {
+    for (key, place) in given {
+        let warning = Problem::warning(place, format!("{key:?} says nothing: there is no firewall"));
+        problems.push(warning.hint("set mode = \"host\" or \"gateway\" in [firewall]"));
+    }
+}
+
+fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
+    for (key, place) in given.iter().filter(|(key, _)| ["lan", "exempt"].contains(key)) {
+        let error = Problem::error(place, format!("{key:?} is for clients of a gateway, and this is mode \"host\""));
+        problems.push(error.hint("take it out, or set mode = \"gateway\""));
+    }
+    if !options.answers_v4() {
+        let error = Problem::error(place, "this machine's questions cannot be turned to us: nothing of [listen] dns is there");
+        problems.push(error.hint("add \"127.0.0.1:5300\" to [listen] dns, and \"[::1]:5300\" for IPv6"));
+    }
+    shared_port(options, place, problems);
+}
+
+fn on_gateway(options: &Options, place: &Place, problems: &mut Problems) {
+    if options.lan.is_empty() {
+        let error = Problem::error(place, "mode \"gateway\" needs \"lan\": the interfaces behind which the clients are");
+        problems.push(error.hint("such as: lan = [\"eth1\"]"));
+    }
+    if !options.answers_v4() && !options.answers_v6() {
+        let error = Problem::error(place, "none of [listen] dns covers lan: clients' questions cannot be turned to us");
+        problems.push(error.hint("add the address that this machine has there, such as \"192.0.2.1:53\", or \"0.0.0.0:53\""));
+    }
+    shared_port(options, place, problems);
+}
+
+fn shared_port(options: &Options, place: &Place, problems: &mut Problems) {
+    if options.dns.iter().any(|door| door.port() == options.gate_port) {
+        let message = format!("the gate cannot listen on port {}: [listen] dns has it", options.gate_port);
+        problems.push(Problem::error(place, message).hint("set another gate-port"));
+    }
+}
+
+/// The name of an interface, which `nft` is to take as it stands.
+fn read_interface(value: &Value<'_>) -> Option<String> {
+    value.converted(|text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@:-".contains(&byte);
+        if !text.is_empty() && text.len() <= MAX_INTERFACE && text.bytes().all(plain) {
+            return Ok(text.to_owned());
+        }
+        let fault = Fault::from(format!("{} is no name of an interface", quoted(text)));
+        Err(match text.contains('*') {
+            true => fault.hint("name each of them: there are no wildcards here"),
+            false => fault.hint(format!("a name is up to {MAX_INTERFACE} letters, digits and _ . @ : -; see: ip -br link")),
+        })
+    })
+}
+
+/// The user as whom the forwarder runs.
+fn read_user(value: &Value<'_>) -> Option<String> {
+    value.converted(|text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        let begins = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        if !begins || text.len() > MAX_USER || !text.bytes().all(plain) {
+            return Err(Fault::from(format!("{} is no name of a user", quoted(text))));
+        }
+        if text == "root" {
+            let fault = Fault::from("\"root\" cannot be the forwarder's user: all of root's programs would be let out".to_owned());
+            return Err(fault.hint("make one of its own: useradd --system --no-create-home tunnelwarden"));
+        }
+        Ok(text.to_owned())
+    })
+}
+
+fn read_prefix(value: &Value<'_>) -> Option<Located<Ipv6Net>> {
+    match value.network()?.value {
+        IpNet::V6(prefix) => Some(value.locate(prefix)),
+        IpNet::V4(network) => {
+            let hint = "it is an IPv6 prefix, such as 2001:db8:64::/96 (RFC 6052)".to_owned();
+            value.wrong(format!("{network} is no NAT64 prefix"), Some(hint))
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The rules in the kernel, by way of `nft`: its text is what an operator can read, and a file of it is one transaction.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use thiserror::Error;
+
+use super::{Ruleset, TABLE, listing::{Difference, Listing}};
+use crate::sys::namespace::in_fresh_network;
+
+/// Where `nft` is looked for; whoever started us may have any other program in its path.
+pub const NFT_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// Why the kernel was not changed or not read.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// No such program.
+    #[error("there is no nft in {}; install the package nftables", NFT_FOLDERS.join(", "))]
+    NoNft,
+    /// It takes CAP_NET_ADMIN.
+    #[error("not permitted to {0}: it takes root, or CAP_NET_ADMIN")]
+    NotPermitted(&'static str),
+    /// What it says, with line and column of the ruleset.
+    #[error("nft refuses: {0}")]
+    Refused(String),
+    /// It did not run.
+    #[error("cannot run {path}")]
+    Run {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing to compare with: the expected listing is made in a network of its own.
+    #[error("cannot make a network namespace to compare with: it takes root, or CAP_SYS_ADMIN")]
+    NoNamespace(#[source] io::Error),
+    /// The rules were loaded, and others are there.
+    #[error("the kernel has other rules than were loaded: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NotTaken(Vec<Difference>),
+}
+
+/// Longest complaint of `nft` that is passed on, in bytes.
+const MAX_COMPLAINT: usize = 1000;
+
+/// Puts the rules in force, in place of those of before, in one transaction. What is in the dynamic sets stays, unless
+/// the mode is another.
+///
+/// # Errors
+/// Nothing was changed.
+pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
+    let there = listed()?;
+    // A set keeps its type and a chain its hook for life.
+    let fits = there.is_none_or(|there| {
+        ruleset.dynamic_types().all(|(name, key)| there.value(&format!("set {name}"), "type") == Some(key))
+    });
+    let removal = if fits { String::new() } else { format!("delete table inet {TABLE}\n") };
+    nft(&["-f", "-"], &format!("{removal}{ruleset}"), "change packet filter rules").map(drop)
+}
+
+/// Takes our table away; was there one?
+///
+/// # Errors
+/// It is still there.
+pub fn remove() -> Result<bool, Failure> {
+    let was_there = listed()?.is_some();
+    if was_there {
+        nft(&["-f", "-"], &format!("delete table inet {TABLE}\n"), "change packet filter rules")?;
+    }
+    Ok(was_there)
+}
+
+/// How the kernel differs from these rules. They are loaded into a network of their own, and the two listings are
+/// compared: `nft` writes both.
+///
+/// # Errors
+/// It cannot be told.
+pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
+    let Some(found) = listed()? else { return Ok(vec![Difference::NoTable]) };
+    let expected = in_fresh_network(|| {
+        nft(&["-f", "-"], &ruleset.to_string(), "change packet filter rules")?;
+        listed()
+    });
+    let expected = expected.map_err(Failure::NoNamespace)??;
+    Ok(expected.map(|expected| expected.differences(&found)).unwrap_or_default())
+}
+
+/// The same where there should be no rules.
+///
+/// # Errors
+/// It cannot be told.
+pub fn compare_with_none() -> Result<Vec<Difference>, Failure> {
+    Ok(listed()?.map(|_| Difference::Extra(format!("table inet {TABLE}"))).into_iter().collect())
+}
+
+/// Our table as it is; `None` where there is none.
+fn listed() -> Result<Option<Listing>, Failure> {
+    // Without counters' values, and everything in numbers.
+    match nft(&["-snn", "list", "table", "inet", TABLE], "", "read packet filter rules") {
+        Ok(text) => Ok(Some(Listing::read(&text))),
+        Err(Failure::Refused(said)) if said.contains("No such file or directory") => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What it prints.
+fn nft(arguments: &[&str], input: &str, doing: &'static str) -> Result<String, Failure> {
+    let paths = NFT_FOLDERS.iter().map(|folder| PathBuf::from(folder).join("nft"));
+    let path = paths.into_iter().find(|path| path.exists()).ok_or(Failure::NoNft)?;
+    let mut command = Command::new(&path);
+    command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.spawn().and_then(|mut child| {
+        // It reads all of it before it writes; if it has had enough, it says why.
+        let written = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output()?;
+        match written {
+            Some(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            Some(_) | None => Ok(output),
+        }
+    });
+    let output = output.map_err(|source| Failure::Run { path, source })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("Operation not permitted") {
+        return Err(Failure::NotPermitted(doing));
+    }
+    Err(Failure::Refused(said.trim().chars().take(MAX_COMPLAINT).collect()))
+}

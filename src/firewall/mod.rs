@@ -1,0 +1,45 @@
+//! The packet filter as a value: what stands in the kernel so that nobody goes round the forwarder.
+//!
+//! | file | does |
+//! |---|---|
+//! | `options` | what the configuration says |
+//! | `sets` | the sets that rules look addresses up in: names and types |
+//! | `ruleset` | all of it, made from options and policy; its text is what `nft -f` reads |
+//! | `chains` | the rules, in the order that counts |
+//! | `script` | how sets, chains and rules are written, so that a reload leaves no gap |
+//! | `ranges` | which clients are in which mode, as disjoint ranges |
+//! | `translation` | what a network looks like from behind NAT64 |
+//! | `kernel` | loads the text, takes it away, compares it with what is there |
+//! | `user` | the number of the forwarder's user |
+//! | `listing` | what `nft` lists, taken apart to be compared |
+//!
+//! Everything but `kernel` and `user` is pure. Elements that come and go while the daemon runs are not put in here.
+
+mod chains;
+mod kernel;
+mod listing;
+mod options;
+mod ranges;
+mod ruleset;
+mod script;
+pub mod sets;
+mod translation;
+mod user;
+
+pub use self::{
+    kernel::{Failure, NFT_FOLDERS, apply, compare, compare_with_none, remove},
+    listing::Difference,
+    options::{Mode, OnStop, Options},
+    ruleset::Ruleset,
+    translation::translated,
+    user::{NoUser, uid_of},
+};
+
+/// Our table, of family `inet`. Nobody else's is ever touched.
+pub const TABLE: &str = "tunnelwarden";
+
+/// Where rules tell of packets: the NFLOG group.
+pub const LOG_GROUP: u16 = 20053;
+
+/// The conntrack zone of the forwarder's own connections.
+pub const ZONE: u16 = 20053;
