@@ -9,6 +9,7 @@ use super::{Common, Exit};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
+    firewall,
     policy::{Mode, UnknownOnIngress},
     problem::{Problem, Problems, Severity, printable},
 };
@@ -86,7 +87,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         cache: _,
         limits: _,
         audit,
-        firewall: _,
+        firewall,
         ingress: learning,
         organization,
         client_networks: _,
@@ -143,9 +144,23 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     lines.extend(
         upstream.zones.iter().map(|zone| ("zone", format!("{}: {}", joined(&zone.zones), joined(&zone.servers)))),
     );
+    if firewall.mode != firewall::Mode::Off {
+        lines.push(("firewall", filter(firewall)));
+    }
     lines.extend(record(audit).into_iter().map(|line| ("record", line)));
     lines.extend(notes(config).into_iter().map(|note| ("not held", note)));
     lines
+}
+
+/// What the packet filter does.
+fn filter(firewall: &firewall::Options) -> String {
+    let mode = match firewall.mode {
+        firewall::Mode::Off => "off".to_owned(),
+        firewall::Mode::Host => "this machine's programs".to_owned(),
+        firewall::Mode::Gateway => format!("clients behind {}", firewall.lan.join(", ")),
+    };
+    let strict = if firewall.strict { ", nothing but what was resolved" } else { "" };
+    format!("{mode}{strict}; we are user {}", firewall.user)
 }
 
 /// Where attempts go.
@@ -175,7 +190,9 @@ fn notes(config: &Config) -> Vec<String> {
     for group in config.outline.groups.iter().filter(|group| group.mode == Mode::Observe) {
         notes.push(format!("clients of {} are only observed", group.name));
     }
-    notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
+    if config.firewall.mode == firewall::Mode::Off {
+        notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
+    }
     notes
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     audit::{ClientMask, Sink, Store},
+    firewall,
     gateway::{ClientScope, Others},
     listen::Admin,
     policy::{Action, Mode, UnknownOnIngress},
@@ -194,6 +195,15 @@ fn every_key_reaches_its_option() {
         kind = "file"
         path = "attempts.jsonl"
         [firewall]
+        mode = "gateway"
+        strict = true
+        lan = ["eth1", "br-lan.7"]
+        exempt = ["192.0.2.53"]
+        static = ["10.0.0.0/8"]
+        ntp = ["198.51.100.123"]
+        user = "warden"
+        gate-port = 8443
+        on-stop = "remove"
         nat64 = ["2001:db8:64::/96"]
         remember = "2h"
         "#,
@@ -208,6 +218,7 @@ fn every_key_reaches_its_option() {
         cache,
         limits,
         audit,
+        firewall,
         ingress,
         organization,
         client_networks: _,
@@ -252,6 +263,26 @@ fn every_key_reaches_its_option() {
         sinks: vec![Sink::Stdout, Sink::File(scene.path("attempts.jsonl"))],
     };
     assert_eq!(audit, expected);
+    let expected = firewall::Options {
+        mode: firewall::Mode::Gateway,
+        strict: true,
+        lan: vec!["eth1".into(), "br-lan.7".into()],
+        exempt: vec!["192.0.2.53/32".parse().unwrap()],
+        fixed: vec!["10.0.0.0/8".parse().unwrap()],
+        ntp: vec!["198.51.100.123/32".parse().unwrap()],
+        nat64: vec!["2001:db8:64::/96".parse().unwrap(), "64:ff9b::/96".parse().unwrap()],
+        own: vec!["203.0.113.0/28".parse().unwrap()],
+        user: "warden".into(),
+        gate_port: 8443,
+        on_stop: firewall::OnStop::Remove,
+        dns: listen.dns,
+        resolvers: ["9.9.9.9:53", "10.0.0.53:853", "10.0.0.53:5353"].map(|text| text.parse().unwrap()).to_vec(),
+        asks_system: true,
+    };
+    let mut resolvers = expected.resolvers.clone();
+    resolvers.sort_unstable();
+    assert_eq!(firewall, firewall::Options { resolvers, ..expected });
+    assert_eq!((ingress.fixed, ingress.exempt), (firewall.fixed, firewall.exempt));
     assert_eq!(
         (ingress.remember, ingress.organization),
         (Duration::from_hours(2), vec!["203.0.113.0/28".parse().unwrap()])
@@ -317,7 +348,24 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[[audit.sinks]]\nkind = 'file'",          r#"1:1 [[audit.sinks]] needs "path" | such as: path = "/var/log/tunnelwarden/attempts.jsonl""#),
         ("[[audit.sinks]]\nkind = 'stdout'\npath = 'x'", r#"1:1 a sink to standard output has no path | write kind = "file""#),
         ("[[audit.sinks]]\nkind = 'stdout'\n[[audit.sinks]]\nkind = 'stdout'", r#"1:3 two sinks write to standard output"#),
-        ("[firewall]\nmode = 'host'",               r#"2:1 unknown key "mode" in [firewall] | this version cannot do that yet; take the key out"#),
+        ("[firewall]\nmode = 'hots'",               r#"2:8 "mode" cannot be "hots" | did you mean "host"? It can be "off", "host", "gateway""#),
+        ("[firewall]\non-stop = 'drop'",            r#"2:11 "on-stop" cannot be "drop" | "#),
+        ("[firewall]\nlan = ['eth*']",              r#"2:8 "eth*" is no name of an interface | name each of them: there are no wildcards here"#),
+        ("[firewall]\nlan = ['a b']",               r#"2:8 "a b" is no name of an interface | a name is up to 15 letters, "#),
+        ("[firewall]\nlan = ['x\\\"; }']",          r#"2:8 "x\\\"; }" is no name of an interface"#),
+        ("[firewall]\nlan = ['sixteen-letters-']",  r#"2:8 "sixteen-letters-" is no name of an interface"#),
+        ("[firewall]\nuser = 'root'",               r#"2:8 "root" cannot be the forwarder's user"#),
+        ("[firewall]\nuser = '0'",                  r#"2:8 "0" is no name of a user"#),
+        ("[firewall]\nstrict = true",               r#"2:10 warning: "strict" says nothing: there is no firewall | set mode = "host" or "gateway" in [firewall]"#),
+        ("[firewall]\nmode = 'off'\nntp = ['::1']", r#"3:7 warning: "ntp" says nothing: there is no firewall"#),
+        ("[firewall]\nmode = 'host'\nntp = ['::1']", r#"3:7 warning: "ntp" says nothing without strict = true"#),
+        ("[firewall]\nmode = 'host'\nlan = ['eth1']", r#"3:7 "lan" is for clients of a gateway, and this is mode "host" | take it out, or set mode = "gateway""#),
+        ("[firewall]\nmode = 'host'\nexempt = ['::1']", r#"3:10 "exempt" is for clients of a gateway"#),
+        ("[firewall]\nmode = 'host'\ngate-port = 5300", r#"2:8 the gate cannot listen on port 5300: [listen] dns has it | set another gate-port"#),
+        ("[firewall]\nmode = 'host'\n[listen]\ndns = ['192.0.2.1', '[::1]']", r#"2:8 this machine's questions cannot be turned to us"#),
+        ("[firewall]\nmode = 'host'\n[listen]\ndns = ['127.0.0.1:0']", r#"2:8 this machine's questions cannot be turned to us"#),
+        ("[firewall]\nmode = 'gateway'\n[listen]\ndns = ['192.0.2.1']", r#"2:8 mode "gateway" needs "lan": the interfaces behind which the clients are | such as: lan = ["eth1"]"#),
+        ("[firewall]\nmode = 'gateway'\nlan = ['eth1']", r#"2:8 none of [listen] dns covers lan: clients' questions cannot be turned to us | add "#),
         ("[firewall]\nnat64 = ['10.0.0.0/8']",      r#"2:10 10.0.0.0/8 is no NAT64 prefix | it is an IPv6 prefix, such as 2001:db8:64::/96 (RFC 6052)"#),
         ("[policy]\npacks = []\n\u{202e}",          "3:1 invalid unquoted key"),
         ("mode = enforce",                          "1:8 string values must be quoted, expected literal string"),

@@ -8,6 +8,7 @@ use super::{
     options::{Family, Mode, Options},
     script::Chain,
     sets,
+    translation::regarded_bits,
 };
 
 /// All chains, and the counters they name.
@@ -199,7 +200,8 @@ impl Writer<'_> {
     }
 
     fn observed(&self) -> Chain {
-        let mut chain = Chain::new("observed", "the same for clients that are observed: told, and let pass.");
+        let mut chain = Chain::new("observed", "the same for clients that are observed: told once, and let pass.");
+        chain.rule("ct state established,related accept");
         self.refusals(&mut chain, Fate::Observed);
         chain
     }
@@ -258,6 +260,11 @@ impl Writer<'_> {
                 }
                 chain.rule(format!("{header} daddr @{set} goto {}", to(Reason::Address)));
             }
+        }
+        for (prefix, mask) in self.options.nat64.iter().filter_map(|&prefix| Some((prefix, regarded_bits(prefix)?))) {
+            chain.why("A translator does not look at the bits around the IPv4 address, so neither do we.");
+            let set = Family::V6.pick(sets::INGRESS);
+            chain.rule(format!("ip6 daddr {prefix} ip6 daddr & {mask} @{set} goto {}", to(Reason::Address)));
         }
         chain.rule(format!("goto {}", rest_name(fate)));
     }

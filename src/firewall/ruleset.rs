@@ -83,13 +83,9 @@ impl Filled<'_> {
     fn networks(&self) -> [Set; 6] {
         let Options { own, fixed, ntp, nat64, resolvers, .. } = self.options;
         let resolvers: Vec<IpNet> = resolvers.iter().map(|server| server.ip().to_canonical().into()).collect();
-        let counted = |on_ports: bool| {
-            let networks = self.policy.counted_networks().filter(move |counted| counted.ports.is_empty() != on_ports);
-            with_translated(networks.map(|counted| counted.network), nat64)
-        };
         [
-            self.holding(sets::INGRESS_NET, &counted(false)),
-            self.holding(sets::DOH, &counted(true)),
+            self.holding(sets::INGRESS_NET, &with_translated(self.policy.ingress_networks(), nat64)),
+            self.holding(sets::DOH, &with_translated(self.policy.resolver_networks(), nat64)),
             self.holding(sets::OWN, &with_translated(own.iter().copied(), nat64)),
             self.holding(sets::RESOLVER, &resolvers),
             self.holding(sets::STATIC, &with_translated(fixed.iter().copied(), nat64)),

@@ -1,6 +1,6 @@
 //! What IPv4 looks like from behind NAT64 (RFC 6052 section 2.2).
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -22,6 +22,13 @@ pub fn translated(network: Ipv4Net, prefix: Ipv6Net) -> Option<Ipv6Net> {
     let behind = prefix.prefix_len() + network.prefix_len();
     let is_passed = prefix.prefix_len() <= 64 && behind > 64;
     Ipv6Net::new(Ipv6Addr::from(octets), behind + if is_passed { 8 } else { 0 }).ok()
+}
+
+/// Which bits of an address behind this prefix a translator looks at; `None` where it looks at all of them.
+pub(super) fn regarded_bits(prefix: Ipv6Net) -> Option<Ipv6Addr> {
+    let ones = Ipv6Net::new(Ipv6Addr::from_bits(u128::MAX), prefix.prefix_len()).ok()?;
+    let mask = translated(Ipv4Net::new(Ipv4Addr::BROADCAST, 32).ok()?, ones)?.addr();
+    (mask.to_bits() != u128::MAX).then_some(mask)
 }
 
 /// Every form in which these networks are seen: themselves, and what they are behind each prefix.
@@ -62,6 +69,21 @@ mod tests {
         for (network, prefix, expected) in cases {
             let found = translated(network.parse().unwrap(), prefix.parse().unwrap());
             assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{network} behind {prefix}");
+        }
+    }
+
+    #[test]
+    fn the_bits_around_the_carried_address_are_not_regarded() {
+        #[rustfmt::skip]
+        let cases = [
+            ("2001:db8::/32",         Some("ffff:ffff:ffff:ffff::")),
+            ("2001:db8:122::/48",     Some("ffff:ffff:ffff:ffff:ff:ff00::")),
+            ("2001:db8:122:344::/64", Some("ffff:ffff:ffff:ffff:ff:ffff:ff00:0")),
+            ("64:ff9b::/96",          None),
+        ];
+        for (prefix, expected) in cases {
+            let found = regarded_bits(prefix.parse().unwrap());
+            assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{prefix}");
         }
     }
 

@@ -66,6 +66,7 @@ impl<'p> Compiler<'p> {
             exceptions: Table::default(),
             dated: Vec::new(),
             networks: Networks::new(plan.nat64.iter().map(|prefix| prefix.value)),
+            on_ports: Vec::new(),
             sources: BTreeMap::new(),
             listed: BTreeMap::new(),
             unknown_on_ingress: plan.defaults.unknown_on_ingress,
@@ -151,7 +152,11 @@ impl<'p> Compiler<'p> {
         for list in &rule.lists {
             add_list(&policy.hashing, &mut policy.pack_patterns, (list, id, &rule.id.place), problems);
         }
-        for network in &rule.networks {
+        // What counts on some ports only is for the packet filter: an answer has none.
+        if !rule.ports.is_empty() {
+            policy.on_ports.extend(rule.networks.iter().map(|network| (canonical(network.value), id)));
+        }
+        for network in rule.networks.iter().filter(|_| rule.ports.is_empty()) {
             policy.networks.insert(canonical(network.value), id, Origin::Place(network.place.clone()));
         }
         // What is no name is told where the plan is checked.

@@ -39,7 +39,7 @@ use jiff::Timestamp;
 use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 pub use self::{
     addresses::WELL_KNOWN_NAT64,
-    binding::{Binding, Counted},
+    binding::Binding,
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
     groups::GroupId,
@@ -69,6 +69,8 @@ pub struct Policy {
     /// In the order of the file; their rules are the last ones.
     dated: Vec<Dated>,
     networks: Networks,
+    /// Networks of rules with ports, which no answer is judged by.
+    on_ports: Vec<(IpNet, RuleId)>,
     /// The rules that vouch for what is learned, by what they name.
     sources: BTreeMap<Source, Vec<RuleId>>,
     /// The addresses of each list among the sources.

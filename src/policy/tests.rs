@@ -445,7 +445,9 @@ fn what_contradicts_itself_is_found_with_place_and_hint() {
         (|p| p.packs[0].rules[0].resolve.push(at("x.{zone}.ngrok.com")), &["a placeholder that does not exist"]),
         (|p| p.packs[0].rules[0].regions.clear(),          &["needs regions"]),
         (|p| p.packs[0].rules[0].regions.push(at("a.b")),  &["region \"a.b\" is not one label", "connect.a.b.ngrok-agent.com is not blocked"]),
-        (|p| p.packs[0].rules[0].ports = vec![443],        &["has ports but allows nothing"]),
+        (|p| p.packs[0].rules[1].ports = vec![443],        &["has ports but allows nothing"]),
+        (|p| p.packs[0].rules[0].ports = vec![443, 8443],  &["rule \"connect\" has networks on other ports than 443"]),
+        (|p| p.packs[0].rules[2].networks.push(net("192.0.2.0/24")), &["rule \"support\" has ports for what it allows and for its networks"]),
         (|p| p.packs[0].rules[2].ports = vec![0],          &["has port 0"]),
         (|p| p.nat64.push(at("x").map(|_| "2001:db8::/33".parse().unwrap())), &["2001:db8::/33 is no NAT64 prefix"]),
     ];

@@ -1,0 +1,238 @@
+//! The packet filter's rules in a real kernel, in a network of their own: the text, its way there and back, and that
+//! nothing slips through while it changes. What packets meet on their way is tested in beds with routers in them.
+//!
+//! A ruleset is compared with `rulesets/NAME.nft`; `UPDATE_RULESETS=1` writes it anew.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use crate::support::daemon::binary;
+
+const RULESETS: [&str; 4] = ["host", "host-strict", "gateway", "gateway-strict"];
+
+/// The number for which the texts are written: that of Debian's `nobody`.
+const UID: &str = "65534";
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/rulesets")
+}
+
+fn tunnelwarden(ruleset: &str, arguments: &[&str]) -> Output {
+    let config = folder().join(format!("{ruleset}.toml"));
+    let mut command = Command::new(binary());
+    command.arg("firewall").args(arguments).arg("--config").arg(config).env("NO_COLOR", "1");
+    command.output().unwrap()
+}
+
+fn shown(ruleset: &str) -> String {
+    let output = tunnelwarden(ruleset, &["show", "--uid", UID]);
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs `tunnelwarden firewall`, which has to end with this code; what it printed.
+fn run(ruleset: &str, arguments: &[&str], code: i32) -> String {
+    let output = tunnelwarden(ruleset, arguments);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    text
+}
+
+/// Has `nft` take a text; what it printed.
+fn nft(arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new("nft");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("nft is installed (nftables)");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "nft {arguments:?}: {}", text(&output));
+    text(&output)
+}
+
+/// Is set in the process that stands in a network of its own.
+const WITHIN: &str = "TUNNELWARDEN_TEST_NETWORK";
+
+/// Runs the rest of the test called `name` in a process with a network of its own. `false`: this is not it.
+fn is_in_a_network_of_its_own(name: &str) -> bool {
+    if std::env::var_os(WITHIN).is_some() {
+        return true;
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.arg(if root { "-n" } else { "-Urn" });
+        command
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "no network namespaces here");
+        eprintln!("SKIPPED {name}: no network namespaces here");
+        return false;
+    }
+    let mut command = unshare();
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", &format!("firewall::{name}"), "--nocapture"]);
+    let output = command.env(WITHIN, "1").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("1 passed"), "{}", text(&output));
+    print!("{}", text(&output));
+    false
+}
+
+#[test]
+fn the_text_of_a_ruleset_is_the_one_that_was_agreed() {
+    for name in RULESETS {
+        let (text, path) = (shown(name), folder().join(format!("{name}.nft")));
+        if std::env::var_os("UPDATE_RULESETS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&path).unwrap(), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_ruleset_is_accepted_by_nft() {
+    if !is_in_a_network_of_its_own("every_ruleset_is_accepted_by_nft") {
+        return;
+    }
+    for name in RULESETS {
+        nft(&["-c", "-f", "-"], &shown(name));
+    }
+}
+
+#[test]
+fn rules_are_applied_compared_and_taken_away_and_nobody_elses_are_touched() {
+    if !is_in_a_network_of_its_own("rules_are_applied_compared_and_taken_away_and_nobody_elses_are_touched") {
+        return;
+    }
+    let foreign = "table inet filter {\n\tchain output {\n\t\ttype filter hook output priority 0; policy accept;\n\t\tcounter\n\t}\n}\n";
+    nft(&["-f", "-"], foreign);
+    let others = || nft(&["-s", "list", "table", "inet", "filter"], "");
+    let before = others();
+    for name in RULESETS {
+        assert_eq!(run(name, &["remove"], 0), "there was no table inet tunnelwarden\n");
+        assert_eq!(run(name, &["status"], 4), "there is no table inet tunnelwarden\n");
+        run(name, &["apply"], 0);
+        run(name, &["status"], 0);
+        nft(&["-f", "-"], "add element inet tunnelwarden ingress_v4 { 198.51.100.7 timeout 1h }\n");
+        run(name, &["apply"], 0);
+        run(name, &["status"], 0);
+        let learned = nft(&["list", "set", "inet", "tunnelwarden", "ingress_v4"], "");
+        assert!(learned.contains("198.51.100.7"), "what was learned stays: {learned}");
+
+        nft(&["insert", "rule", "inet", "tunnelwarden", "egress", "accept"], "");
+        nft(&["-f", "-"], "add element inet tunnelwarden doh_v4 { 198.51.100.200 }\nadd chain inet tunnelwarden odd\n");
+        let told = run(name, &["status"], 4);
+        for line in ["extra    chain egress: accept", "extra    set doh_v4: 198.51.100.200", "extra    chain odd"] {
+            assert!(told.contains(line), "{told}");
+        }
+        let told: serde_json::Value = serde_json::from_str(&run(name, &["status", "--json"], 4)).unwrap();
+        assert_eq!(told["same"], false);
+        assert_eq!(told["differences"].as_array().unwrap().len(), 3, "{told}");
+        assert_eq!(run(name, &["remove"], 0), "removed: table inet tunnelwarden\n");
+        assert_eq!(others(), before);
+    }
+}
+
+#[test]
+fn another_mode_takes_the_place_of_the_one_before() {
+    if !is_in_a_network_of_its_own("another_mode_takes_the_place_of_the_one_before") {
+        return;
+    }
+    for (from, to) in [("host", "gateway"), ("gateway", "gateway-strict"), ("gateway-strict", "host-strict"), ("host-strict", "host")] {
+        run(from, &["apply"], 0);
+        run(to, &["status"], 4);
+        run(to, &["apply"], 0);
+        run(to, &["status"], 0);
+    }
+}
+
+#[test]
+fn a_broken_text_changes_nothing_and_says_which_line() {
+    if !is_in_a_network_of_its_own("a_broken_text_changes_nothing_and_says_which_line") {
+        return;
+    }
+    // A chain keeps its hook for life, and somebody made ours with another.
+    let ours = shown("host");
+    let sets = ours.lines().filter(|line| line.starts_with("add set ") && line.contains("timeout"));
+    let sets: String = sets.map(|line| format!("{line}\n")).collect();
+    let chain = "add chain inet tunnelwarden egress { type filter hook input priority 5; }\n";
+    nft(&["-f", "-"], &format!("add table inet tunnelwarden\n{sets}{chain}"));
+    let told = run("host", &["apply"], 1);
+    assert!(told.contains("nft refuses: /dev/stdin:") && told.contains("egress"), "{told}");
+    let there = nft(&["list", "table", "inet", "tunnelwarden"], "");
+    assert!(!there.contains("doh_v4"), "{there}");
+}
+
+#[test]
+fn whoever_may_not_change_rules_is_told_so() {
+    if !is_in_a_network_of_its_own("whoever_may_not_change_rules_is_told_so") || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    for action in ["apply", "status", "remove"] {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all", "--inh-caps", "-all", binary(), "firewall", action, "--config"]);
+        let output = command.arg(folder().join("host.toml")).output().unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+        assert!(text(&output).contains("not permitted"), "{}", text(&output));
+    }
+}
+
+/// Goes on until `stop`; how many datagrams of how many left.
+fn hammer(address: &str, stop: &AtomicBool) -> (usize, usize) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let (mut left, mut tries) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        tries += 1;
+        // What is refused here is refused in the call.
+        left += usize::from(socket.send_to(b"x", address).is_ok());
+    }
+    (left, tries)
+}
+
+/// A way out to a router that takes everything and says nothing.
+const UPLINK: [&str; 6] = [
+    "link add uplink type veth peer name router",
+    "addr add 10.9.0.2/24 dev uplink",
+    "link set uplink up",
+    "link set router up",
+    "neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev uplink nud permanent",
+    "route add default via 10.9.0.1",
+];
+
+#[test]
+fn nothing_slips_through_while_rules_are_applied_again_and_again() {
+    if !is_in_a_network_of_its_own("nothing_slips_through_while_rules_are_applied_again_and_again") {
+        return;
+    }
+    for arguments in UPLINK {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+    }
+    run("host-strict", &["apply"], 0);
+    nft(&["-f", "-"], "add element inet tunnelwarden ingress_v4 { 84.1.0.5 }\nadd element inet tunnelwarden lease_v4 { 84.1.0.5, 84.1.0.6, 192.0.2.53, 198.51.100.9 }\n");
+    // Learned; a pack's network; a known resolver; nothing that was resolved; and one that must get through.
+    let targets = ["84.1.0.5:4433", "198.51.100.9:22", "192.0.2.53:443", "84.1.0.9:80", "84.1.0.6:80"];
+    let stop = AtomicBool::new(false);
+    let counts: Vec<(usize, usize)> = thread::scope(|scope| {
+        let hammers: Vec<_> = targets.map(|address| scope.spawn(|| hammer(address, &stop))).into_iter().collect();
+        for _ in 0..40 {
+            nft(&["-f", "-"], &shown("host-strict"));
+        }
+        stop.store(true, Ordering::Relaxed);
+        hammers.into_iter().map(|hammer| hammer.join().unwrap()).collect()
+    });
+    println!("left, of so many tries: {counts:?}");
+    let (open, refused) = counts.split_last().unwrap();
+    assert!(refused.iter().all(|(left, _)| *left == 0), "{counts:?}");
+    assert_eq!(open.0, open.1, "what was resolved is never held up");
+    assert!(refused.iter().map(|(_, tries)| tries).sum::<usize>() > 100_000, "{counts:?}");
+}
