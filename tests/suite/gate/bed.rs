@@ -3,7 +3,7 @@
 
 use std::{
     env,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
@@ -231,6 +231,17 @@ impl Site {
         banner(&mut stream).map(|text| text.parse().unwrap())
     }
 
+    /// Is a connection reset before anything was said? The reset may come while it is still being made.
+    pub fn is_reset(&self, to: SocketAddr) -> bool {
+        self.run(move || {
+            let read = TcpStream::connect(to).and_then(|mut stream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.read(&mut [0])
+            });
+            read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+        })
+    }
+
     /// What rustls says of a handshake.
     pub fn shake_hands(&self, to: &str, name: &str) -> String {
         let (to, mut tls) = (SocketAddr::new(to.parse().unwrap(), 443), client(name));
@@ -339,7 +350,8 @@ fn connect(clients: &Site, internet: &Site) {
     ip("link set lo up");
     ip(&format!("link add lan type veth peer name eth0 netns {}", clients.thread));
     ip(&format!("link add wan type veth peer name eth0 netns {}", internet.thread));
-    for address in ["10.9.0.1/24 dev lan", "fd00:9::1/64 dev lan nodad", "198.18.0.1/30 dev wan", "fd00:8::1/64 dev wan nodad"]
+    for address in
+        ["10.9.0.1/24 dev lan", "fd00:9::1/64 dev lan nodad", "198.18.0.1/30 dev wan", "fd00:8::1/64 dev wan nodad"]
     {
         ip(&format!("address add {address}"));
     }
@@ -369,7 +381,7 @@ fn connect(clients: &Site, internet: &Site) {
 fn redirect(v4: u16, v6: u16) {
     let rules = format!(
         "table inet gate {{
-            chain redirect {{
+            chain incoming {{
                 type nat hook prerouting priority -105; policy accept;
                 iifname lan tcp dport 443 ip daddr {SHARED} redirect to :{v4}
                 iifname lan tcp dport 443 ip6 daddr {SHARED_V6} redirect to :{v6}
