@@ -178,11 +178,7 @@ impl Record {
             group: attempt.group.clone(),
             transport: attempt.transport,
             protocol: attempt.protocol.map(protocol_text),
-            question: Question {
-                name,
-                qtype: attempt.qtype.map(type_text),
-                class: attempt.qclass.map(class_text),
-            },
+            question: Question { name, qtype: attempt.qtype.map(type_text), class: attempt.qclass.map(class_text) },
             destination: attempt.destination,
             process: attempt.process.clone(),
             rule: attempt.rule.to_string(),

@@ -49,6 +49,9 @@ pub struct Options {
     pub per_client: usize,
     /// Connections that may be without a whole hello at once. 1,024.
     pub hellos: usize,
+    /// Pipes, in all, for bytes that stay within the kernel; without one they are copied. 256: with 256 KiB in each, that is
+    /// what one user may have.
+    pub pipes: usize,
     /// How long a hello may take to arrive. 5 s.
     pub patience: Duration,
     /// How long a server may take to be found, and again to be reached. 5 s.
@@ -100,9 +103,6 @@ struct House {
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Pipes, in all: with 256 KiB in each, what one user may have.
-const PIPES: usize = 256;
-
 /// How long accepting rests after an error that would come back at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -112,6 +112,7 @@ impl Default for Options {
             connections: 4096,
             per_client: 256,
             hellos: 1024,
+            pipes: 256,
             patience: Duration::from_secs(5),
             dial: Duration::from_secs(5),
             recheck: Duration::from_secs(2),
@@ -150,7 +151,7 @@ impl Gate {
         stop: CancellationToken,
     ) -> io::Result<Serving> {
         let hellos = Arc::new(Semaphore::new(options.hellos));
-        let (pipes, cut) = (Pipes::new(PIPES), CancellationToken::new());
+        let (pipes, cut) = (Pipes::new(options.pipes), CancellationToken::new());
         let house = Arc::new(House { gateway, metrics, options, hellos, pipes, cut });
         let tasks = TaskTracker::new();
         let _runtime = runtime.enter();

@@ -15,6 +15,7 @@ mod documents;
 mod doors_agree;
 mod encrypted_upstreams;
 mod firewall;
+mod gate;
 mod house;
 mod ingress;
 mod questions;
