@@ -5,6 +5,9 @@ pub mod file;
 pub mod holder;
 pub mod interfaces;
 pub mod memory;
+pub mod netlink;
 pub mod peer;
+pub mod rights;
+pub mod seqpacket;
 
 mod ancillary;

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["document"],
     &["metrics", "policy", "wire"],
     &["audit", "cache", "upstream"],
-    &["ingress"],
+    &["ingress", "keeper"],
     &["gateway"],
     &["admin", "control", "listen"],
     &["config"],

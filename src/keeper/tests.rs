@@ -1,0 +1,1 @@
+//! The keeper as a whole, in a network namespace.
