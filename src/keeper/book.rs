@@ -125,6 +125,13 @@ impl Book {
         was_open
     }
 
+    /// Closes what did not get into the kernel.
+    pub(super) fn release_all(&mut self, client: Option<IpAddr>, targets: &[Target]) {
+        for target in targets {
+            self.release(client, *target);
+        }
+    }
+
     /// Drops what has ended; the kernel does so by itself.
     pub(super) fn expire(&mut self, now: Instant) {
         self.clients.retain(|_, leases| {
@@ -139,7 +146,7 @@ impl Book {
         self.clients.get(&client).and_then(|leases| leases.get(&target)).is_some_and(|lease| lease.until > now)
     }
 
-    /// To whom is any port of an address open, with which port?
+    /// What of an address is open to a client.
     pub(super) fn ports_of(&self, client: Option<IpAddr>, address: IpAddr) -> Vec<Target> {
         let leases = self.clients.get(&client).into_iter().flatten();
         leases.map(|(target, _)| *target).filter(|target| target.address == address).collect()

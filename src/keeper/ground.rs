@@ -72,9 +72,7 @@ fn has_host(address: IpAddr) -> bool {
             let [first, ..] = v4.octets();
             first != 0 && first < 224 && !v4.is_loopback() && !v4.is_link_local()
         }
-        IpAddr::V6(v6) => {
-            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local())
-        }
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()),
     }
 }
 

@@ -327,9 +327,8 @@ mod tests {
     fn replies() -> impl Strategy<Value = Reply> {
         let process = (any::<u32>(), any::<Option<u64>>(), any::<Option<u32>>(), "[ -~]{0,255}")
             .prop_map(|(user, cgroup, id, exe)| Reply::Process(Some(Process { user, cgroup, id, exe })));
-        let counts = any::<[u64; 3]>().prop_map(|[leases, denied, untold]| {
-            Reply::Counts(Counts { leases, denied, untold, ..Counts::default() })
-        });
+        let counts = any::<[u64; 3]>()
+            .prop_map(|[leases, denied, untold]| Reply::Counts(Counts { leases, denied, untold, ..Counts::default() }));
         prop_oneof![
             any::<u8>().prop_map(Reply::Done),
             prop::sample::select(Refusal::ALL.to_vec()).prop_map(Reply::Refused),

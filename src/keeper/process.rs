@@ -108,7 +108,9 @@ impl Life {
 
     fn restore(&mut self) {
         match self.service.restore_if_changed() {
-            Ok(true) => self.teller.tell(&Notice::Restored),
+            Ok(true) => {
+                self.teller.tell(&Notice::Restored);
+            }
             Ok(false) => {}
             Err((trouble, words)) => self.teller.tell_trouble(trouble, &words),
         }
@@ -160,7 +162,8 @@ impl Life {
                 let lost = log.lost() - before;
                 self.service.count_untold(lost);
                 self.teller.untold = self.teller.untold.saturating_add(lost);
-                let untold = packets.iter().filter_map(denied).filter(|denied| !self.teller.tell_denied(*denied)).count();
+                let untold =
+                    packets.iter().filter_map(denied).filter(|denied| !self.teller.tell_denied(*denied)).count();
                 self.service.count_untold(u64::try_from(untold).unwrap_or_default());
             }
             Err(error) => {

@@ -41,6 +41,8 @@ mod tests {
         let later = start + Duration::from_millis(100);
         let served = (0..100_000).filter(|_| bucket.take(1, later)).count();
         assert_eq!(served, 2000);
-        assert!(!bucket.take(2, later + Duration::from_micros(50)) && bucket.take(1, later + Duration::from_micros(50)));
+        assert!(
+            !bucket.take(2, later + Duration::from_micros(50)) && bucket.take(1, later + Duration::from_micros(50))
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     TABLE, Terms, ZONE,
-    book::{Bounds, Book, Full, Target},
+    book::{Book, Bounds, Full, Target},
     ground::Ground,
     kernel::{Failed, Kernel},
     message::{Counts, Refusal, Reply, Request},
@@ -129,7 +129,7 @@ impl Service {
         let admitted = match book.admit(client, &targets, bounded(lifetime), now) {
             Ok(admitted) => admitted,
             Err(Full) => {
-                targets.iter().for_each(|target| drop(book.release(client, *target)));
+                book.release_all(client, &targets);
                 return Err((Refusal::Full, None));
             }
         };
@@ -144,7 +144,7 @@ impl Service {
         let outcome = self.change(&going, &coming, now);
         if outcome.is_err() {
             let book = if port == 0 { &mut self.leases } else { &mut self.ports };
-            targets.iter().for_each(|target| drop(book.release(client, *target)));
+            book.release_all(client, &targets);
         }
         outcome.map(|()| skipped(addresses.len(), targets.len()))
     }
@@ -171,7 +171,7 @@ impl Service {
         targets.dedup();
         let new: Vec<_> = targets.iter().filter(|target| !self.denied.holds(None, **target, now)).copied().collect();
         let Ok(admitted) = self.denied.admit(None, &targets, bounded(lifetime), now) else {
-            new.iter().for_each(|target| drop(self.denied.release(None, *target)));
+            self.denied.release_all(None, &new);
             return Err((Refusal::Full, None));
         };
         let mut coming = Elements::default();
@@ -179,7 +179,7 @@ impl Service {
             coming.add_denied(target.address, &self.ground.translators, lifetime);
         }
         if let Err(refused) = self.change(&Elements::default(), &coming, now) {
-            new.iter().for_each(|target| drop(self.denied.release(None, *target)));
+            self.denied.release_all(None, &new);
             return Err(refused);
         }
         self.uncut.extend(new.iter().map(|target| target.address));
@@ -225,9 +225,10 @@ impl Service {
         self.release(client, address)?;
         let client = client.map(|client| client.to_canonical());
         let from = |flow: &Flow| client.is_none_or(|client| flow.source.ip().to_canonical() == client);
-        let ended = end_connections(|flow| flow.destination.ip() == address && from(flow), |remote| {
-            client.is_none() && remote == address
-        });
+        let ended = end_connections(
+            |flow| flow.destination.ip() == address && from(flow),
+            |remote| client.is_none() && remote == address,
+        );
         ended.map(|()| 0).map_err(|error| kernel_refused(&error))
     }
 

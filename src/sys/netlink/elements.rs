@@ -265,7 +265,8 @@ mod tests {
             let all: Vec<_> = (0..100_000).map(three).collect();
             netfilter.put("t", &[("three", &all)]).unwrap();
             assert_eq!(netfilter.elements("t", "three").unwrap().len(), all.len());
-            let mut times: Vec<_> = (0..2000).map(|number| timed(&mut netfilter, three(200_000 - number * 40))).collect();
+            let mut times: Vec<_> =
+                (0..2000).map(|number| timed(&mut netfilter, three(200_000 - number * 40))).collect();
             times.sort();
             println!("one into 100,000: p50 {:?}, p99 {:?}", times[1000], times[1980]);
         });

@@ -149,7 +149,15 @@ mod tests {
             six.send_to(b"question", ("::1", 53)).unwrap();
             let mut flows = Flows::open().unwrap();
             let mut seen = Vec::new();
-            assert_eq!(flows.forget(|flow| { seen.push(*flow); false }).unwrap(), 0);
+            assert_eq!(
+                flows
+                    .forget(|flow| {
+                        seen.push(*flow);
+                        false
+                    })
+                    .unwrap(),
+                0
+            );
             let mut brief: Vec<_> = seen
                 .iter()
                 .filter(|flow| flow.protocol == 17)

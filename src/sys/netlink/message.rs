@@ -213,7 +213,10 @@ mod tests {
         });
         request.message(4, 0).push(&[2, 0, 0, 0]);
         let messages: Vec<_> = Messages(request.bytes()).collect();
-        assert_eq!(messages.iter().map(|message| (message.kind, message.sequence)).collect::<Vec<_>>(), [(3, 7), (4, 8)]);
+        assert_eq!(
+            messages.iter().map(|message| (message.kind, message.sequence)).collect::<Vec<_>>(),
+            [(3, 7), (4, 8)]
+        );
         let attributes = messages[0].attributes(4);
         assert_eq!(attributes.text(1).unwrap(), "table");
         assert_eq!(attributes.within(2).number(9), Some(5));

@@ -66,7 +66,12 @@ impl SocketTable {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn find(&mut self, transport: Transport, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<FoundSocket>> {
+    pub fn find(
+        &mut self,
+        transport: Transport,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> io::Result<Option<FoundSocket>> {
         // Of datagrams the kernel takes the ends as a packet to the socket has them.
         let (first, second) = match transport {
             Transport::Tcp => (local, remote),
@@ -128,7 +133,13 @@ impl SocketTable {
     }
 
     /// `port` is the sockets' own; 0 for any.
-    fn each(&mut self, transport: Transport, family: i32, port: u16, mut each: impl FnMut(FoundSocket)) -> io::Result<()> {
+    fn each(
+        &mut self,
+        transport: Transport,
+        family: i32,
+        port: u16,
+        mut each: impl FnMut(FoundSocket),
+    ) -> io::Result<()> {
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let mut request = self.0.request();
         let id = id(SocketAddr::new(any.ip(), port), any);
