@@ -56,7 +56,7 @@ impl Kernel {
     }
 
     fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
-        feed(&self.nft, &terms.script)?;
+        feed(&self.nft, &without_table(&terms.script))?;
         let sets = self.netfilter.sets(TABLE).map_err(failed)?;
         let missing = [INGRESS, LEASE, PORT].concat().into_iter().find(|name| !sets.iter().any(|(set, _)| set == name));
         missing.map_or(Ok(()), |name| Err((Trouble::NotAsLoaded, format!("set {name} is missing"))))
@@ -98,6 +98,7 @@ impl Kernel {
     /// Loads the same rules again, over whatever others made of the table. Its sets are empty where they took it away;
     /// one that is made anew can be owned.
     pub(super) fn restore(&mut self, terms: &Terms) -> Result<(), Failed> {
+        self.netfilter = Netfilter::open().map_err(failed)?;
         make_room(&mut self.netfilter, terms)?;
         self.feed(terms)?;
         self.protect()?;
@@ -138,6 +139,13 @@ fn make_room(netfilter: &mut Netfilter, terms: &Terms) -> Result<(), Failed> {
 fn find_nft() -> Result<PathBuf, Failed> {
     let mut places = FOLDERS.iter().map(|folder| Path::new(folder).join("nft"));
     places.find(|place| place.is_file()).ok_or((Trouble::NoNft, format!("looked in {}", FOLDERS.join(", "))))
+}
+
+/// The table is there already, made such that it persists; to `nft` 1.0.6 adding it would mean to take that away, which
+/// the kernel refuses. The other lines keep their numbers.
+fn without_table(script: &str) -> String {
+    let line = format!("add table inet {TABLE}");
+    script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
 }
 
 /// One transaction: all lines or none.

@@ -283,6 +283,12 @@ impl Service {
 
     fn restore(&mut self, now: Instant) -> Result<(), Failed> {
         self.kernel.restore(&self.terms)?;
+        self.counts.restored += 1;
+        self.refill(now)
+    }
+
+    /// Puts everything that is open or denied into the sets.
+    fn refill(&mut self, now: Instant) -> Result<(), Failed> {
         let mut all = Elements::default();
         for (_, target, left) in self.denied.open(now) {
             all.add_denied(target.address, &self.ground.translators, left);
@@ -290,9 +296,7 @@ impl Service {
         for (client, target, left) in self.leases.open(now).chain(self.ports.open(now)) {
             all.add_lease(client, target, left);
         }
-        self.kernel.netfilter().put(TABLE, &all.lists()).map_err(|error| (Trouble::Kernel, error.to_string()))?;
-        self.counts.restored += 1;
-        Ok(())
+        self.kernel.netfilter().put(TABLE, &all.lists()).map_err(|error| (Trouble::Kernel, error.to_string()))
     }
 
     /// Writes down what the kernel has from before.
@@ -344,7 +348,7 @@ impl Service {
         if self.is_removed {
             self.kernel = Kernel::load(&terms).map_err(refused)?;
             self.is_removed = false;
-            self.restore(now).map_err(refused)?;
+            self.refill(now).map_err(refused)?;
         } else {
             self.kernel.reload(&terms).map_err(refused)?;
         }

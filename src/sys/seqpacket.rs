@@ -155,6 +155,29 @@ mod tests {
     }
 
     #[test]
+    fn a_child_takes_its_end_from_its_standard_input() {
+        const CHILD: &str = "TUNNELWARDEN_TEST_CHANNEL";
+        let mut room = [0; 8];
+        if std::env::var_os(CHILD).is_some() {
+            let channel = Channel::from_stdin().unwrap();
+            assert_eq!(io::read_to_string(io::stdin()).unwrap(), "");
+            let length = channel.receive(&mut room, Some(soon())).unwrap().unwrap();
+            return channel.send(&room[..length], soon()).unwrap();
+        }
+        let (ours, theirs) = Channel::pair().unwrap();
+        let name = "sys::seqpacket::tests::a_child_takes_its_end_from_its_standard_input";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name]).env(CHILD, "1").stdin(theirs).stdout(Stdio::null());
+        let mut child = again.spawn().unwrap();
+        drop(again);
+        ours.send(b"there", soon()).unwrap();
+        assert_eq!(ours.receive(&mut room, None).unwrap(), Some(5));
+        assert_eq!(ours.receive(&mut room, None).unwrap(), None);
+        assert!(child.wait().unwrap().success());
+        assert!(Channel::from_stdin().is_err());
+    }
+
+    #[test]
     fn a_child_has_its_end_and_its_death_is_heard() {
         let (ours, theirs) = Channel::pair().unwrap();
         let mut child = Command::new("head").args(["-c", "5"]).stdin(theirs).stdout(Stdio::piped()).spawn().unwrap();

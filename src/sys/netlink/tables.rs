@@ -17,7 +17,7 @@ const OWNER: u32 = 2; // NFT_TABLE_F_OWNER, Linux 5.12
 const PERSIST: u32 = 4; // NFT_TABLE_F_PERSIST, Linux 6.9
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
-const SET_KEY_LENGTH: u16 = 6;
+const SET_KEY_LENGTH: u16 = 5;
 
 /// A table of family `inet`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
