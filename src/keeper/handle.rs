@@ -271,9 +271,11 @@ fn seconds(lifetime: Duration) -> u32 {
 }
 
 fn failure(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Failure::Late,
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Failure::Gone,
-        _ => Failure::System(error),
+    if error.kind() == io::ErrorKind::TimedOut {
+        Failure::Late
+    } else if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) {
+        Failure::Gone
+    } else {
+        Failure::System(error)
     }
 }
