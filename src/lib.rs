@@ -21,8 +21,9 @@ pub mod audit;
 pub mod cache;
 pub mod firewall;
 pub mod upstream;
-// 4: where ingresses are found
+// 4: where ingresses are found; what alone may change the packet filter
 pub mod ingress;
+pub mod keeper;
 // 5: the order of events
 pub mod gateway;
 // 6: doors

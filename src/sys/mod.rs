@@ -6,8 +6,11 @@ pub mod holder;
 pub mod interfaces;
 pub mod memory;
 pub mod namespace;
+pub mod netlink;
 pub mod peer;
 pub mod redirect;
+pub mod rights;
+pub mod seqpacket;
 pub mod splice;
 
 mod ancillary;

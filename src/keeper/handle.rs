@@ -1,0 +1,281 @@
+//! The forwarder's side: one question at a time, each with a deadline, and an ear for what the keeper says unasked.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    process::{Child, Command},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Counts, LONGEST, Notice, Process, Protection, Refusal, Reply, Request, Trouble,
+    message::{DENIED_AT_ONCE, PERMITTED_AT_ONCE},
+};
+use crate::sys::seqpacket::Channel;
+
+/// An answer waits no longer for its lease.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A ruleset with long lists takes its time.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The keeper has ended. The table stays, but nothing in it changes any more.
+    #[error("the keeper has ended")]
+    Gone,
+    /// It did not answer in time.
+    #[error("the keeper did not answer in time")]
+    Late,
+    /// It would not.
+    #[error("the keeper refused")]
+    Refused(#[source] Refusal),
+    /// It could not begin.
+    #[error("{trouble}: {words}")]
+    Unable {
+        /// Why.
+        trouble: Trouble,
+        /// More of it.
+        words: String,
+    },
+    /// The system failed.
+    #[error("no way to the keeper")]
+    System(#[from] io::Error),
+}
+
+/// The keeper, as others see it.
+#[derive(Debug)]
+pub struct Keeper {
+    line: Mutex<Line>,
+    child: Option<Mutex<Child>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    channel: Channel,
+    number: u32,
+}
+
+/// What the keeper says unasked.
+#[derive(Debug)]
+pub struct Notices(Channel);
+
+impl Keeper {
+    /// Starts a program that calls [`super::run`] with what it finds as its standard input and output, and waits until
+    /// the table stands.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn start(mut program: Command) -> Result<(Self, Notices, Protection), Failure> {
+        let (requests, their_requests) = Channel::pair()?;
+        let (notices, their_notices) = Channel::pair()?;
+        let child = program.stdin(their_requests).stdout(their_notices).spawn()?;
+        // The command keeps their ends, and while one is open here nobody hears that the keeper is gone.
+        drop(program);
+        let (keeper, notices) = Self::over(requests, notices);
+        let protection = notices.begin()?;
+        Ok((Self { child: Some(Mutex::new(child)), ..keeper }, notices, protection))
+    }
+
+    /// Speaks to a keeper that is started otherwise.
+    pub fn over(requests: Channel, notices: Channel) -> (Self, Notices) {
+        (Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None }, Notices(notices))
+    }
+
+    /// Opens addresses to the client that an answer names them to; `None` is this machine. Some may have to stay as
+    /// they are, as denied ones and our own: how many.
+    ///
+    /// # Errors
+    /// When the kernel does not have them: then the answer must not go out.
+    pub fn permit(&self, client: Option<IpAddr>, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, Failure> {
+        let lifetime = seconds(lifetime);
+        self.in_parts(addresses, PERMITTED_AT_ONCE, |addresses| Request::Permit { client, addresses, lifetime })
+    }
+
+    /// Opens one port of ingress addresses to a client, because an allowing rule names it.
+    ///
+    /// # Errors
+    /// As with [`Self::permit`].
+    pub fn permit_port(
+        &self,
+        client: Option<IpAddr>,
+        addresses: &[IpAddr],
+        port: u16,
+        lifetime: Duration,
+    ) -> Result<u8, Failure> {
+        let lifetime = seconds(lifetime);
+        let request = |addresses| Request::PermitPort { client, addresses, port, lifetime };
+        self.in_parts(addresses, PERMITTED_AT_ONCE, request)
+    }
+
+    /// Makes addresses ones of ingresses, however many; the number of those that may not be.
+    ///
+    /// # Errors
+    /// When the kernel does not have them all.
+    pub fn deny(&self, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, Failure> {
+        let lifetime = seconds(lifetime);
+        self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Deny { addresses, lifetime })
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// When the kernel still has some.
+    pub fn forget(&self, addresses: &[IpAddr]) -> Result<u8, Failure> {
+        self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Forget { addresses })
+    }
+
+    /// Closes an address to a client.
+    ///
+    /// # Errors
+    /// When the kernel still has it.
+    pub fn release(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), Failure> {
+        self.done(&Request::Release { client, address }).map(drop)
+    }
+
+    /// The same, and ends the connections that are there.
+    ///
+    /// # Errors
+    /// When some are left.
+    pub fn cut(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), Failure> {
+        self.done(&Request::Cut { client, address }).map(drop)
+    }
+
+    /// How much there is of everything.
+    ///
+    /// # Errors
+    /// When the keeper does not say.
+    pub fn counts(&self) -> Result<Counts, Failure> {
+        match self.ask(&Request::Count, PATIENCE)? {
+            Reply::Counts(counts) => Ok(counts),
+            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+            Reply::Done(_) | Reply::Process(_) => Err(Failure::Gone),
+        }
+    }
+
+    /// Whose a socket of this machine is; `None` where it is gone. `protocol` is 6 or 17.
+    ///
+    /// # Errors
+    /// When the keeper does not say.
+    pub fn process(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> Result<Option<Process>, Failure> {
+        match self.ask(&Request::Process { protocol, local, remote }, PATIENCE)? {
+            Reply::Process(process) => Ok(process),
+            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+            Reply::Done(_) | Reply::Counts(_) => Err(Failure::Gone),
+        }
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// When it is not good; what is in force stays, and a notice says why.
+    pub fn reload(&self) -> Result<(), Failure> {
+        self.done_within(&Request::Reload, LONG_PATIENCE).map(drop)
+    }
+
+    /// Has the table taken away. [`Self::reload`] brings it back.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub fn remove(&self) -> Result<(), Failure> {
+        self.done_within(&Request::Remove, LONG_PATIENCE).map(drop)
+    }
+
+    /// Says that we stop on purpose, and waits for the keeper's end.
+    ///
+    /// # Errors
+    /// When it was gone before.
+    pub fn say_bye(self) -> Result<(), Failure> {
+        self.done_within(&Request::Bye, LONG_PATIENCE)?;
+        if let Some(child) = self.child {
+            child.into_inner().unwrap_or_else(PoisonError::into_inner).wait()?;
+        }
+        Ok(())
+    }
+
+    fn in_parts(
+        &self,
+        addresses: &[IpAddr],
+        size: usize,
+        request: impl Fn(Vec<IpAddr>) -> Request,
+    ) -> Result<u8, Failure> {
+        let mut parts = addresses.chunks(size).map(|part| self.done(&request(part.to_vec())));
+        parts.try_fold(0_u8, |all, skipped| Ok(all.saturating_add(skipped?)))
+    }
+
+    fn done(&self, request: &Request) -> Result<u8, Failure> {
+        self.done_within(request, PATIENCE)
+    }
+
+    fn done_within(&self, request: &Request, patience: Duration) -> Result<u8, Failure> {
+        match self.ask(request, patience)? {
+            Reply::Done(skipped) => Ok(skipped),
+            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
+            Reply::Counts(_) | Reply::Process(_) => Err(Failure::Gone),
+        }
+    }
+
+    fn ask(&self, request: &Request, patience: Duration) -> Result<Reply, Failure> {
+        let deadline = Instant::now() + patience;
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).ask(request, deadline)
+    }
+}
+
+impl Line {
+    fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Reply, Failure> {
+        self.number = self.number.wrapping_add(1);
+        self.channel.send(&request.encode(self.number), deadline).map_err(failure)?;
+        let mut room = [0; LONGEST];
+        loop {
+            let length = self.channel.receive(&mut room, Some(deadline)).map_err(failure)?.ok_or(Failure::Gone)?;
+            let (number, reply) = Reply::decode(room.get(..length).unwrap_or_default()).map_err(|_| Failure::Gone)?;
+            // Others answer what nobody waits for any more.
+            if number == self.number {
+                return Ok(reply);
+            }
+        }
+    }
+}
+
+impl Notices {
+    /// The next one; `None` when the keeper is gone. Waits.
+    ///
+    /// # Errors
+    /// When the socket broke, or at the deadline.
+    pub fn next(&self, deadline: Option<Instant>) -> Result<Option<Notice>, Failure> {
+        let mut room = [0; LONGEST];
+        let Some(length) = self.0.receive(&mut room, deadline).map_err(failure)? else { return Ok(None) };
+        Notice::decode(room.get(..length).unwrap_or_default()).map(Some).map_err(|_| Failure::Gone)
+    }
+
+    /// Waits until the table stands, or is known not to.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn begin(&self) -> Result<Protection, Failure> {
+        let deadline = Some(Instant::now() + LONG_PATIENCE);
+        loop {
+            match self.next(deadline)? {
+                Some(Notice::Ready(protection)) => return Ok(protection),
+                Some(Notice::Trouble { trouble: Trouble::Unseen, .. } | Notice::Denied(_) | Notice::Restored) => {}
+                Some(Notice::Trouble { trouble, words }) => return Err(Failure::Unable { trouble, words }),
+                None => return Err(Failure::Gone),
+            }
+        }
+    }
+}
+
+fn seconds(lifetime: Duration) -> u32 {
+    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn failure(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::TimedOut {
+        Failure::Late
+    } else if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) {
+        Failure::Gone
+    } else {
+        Failure::System(error)
+    }
+}

@@ -1,0 +1,170 @@
+//! The table in the kernel: loaded by one `nft`, owned where the kernel has that, watched and restored where not.
+
+use std::{
+    io::{self, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::{
+    TABLE, Terms,
+    notice::{Protection, Trouble},
+    sets::{INGRESS, LEASE, PORT, lease_key_length},
+};
+use crate::sys::{
+    netlink::{Adoption, Change, Changes, Netfilter},
+    rights::{Right, has},
+};
+
+/// Where distributions have it. The environment is not asked.
+const FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
+
+/// What went wrong, and more of it for people.
+pub(super) type Failed = (Trouble, String);
+
+/// Our table.
+pub(super) struct Kernel {
+    nft: PathBuf,
+    /// While it lives and owns the table, nobody else can change it.
+    netfilter: Netfilter,
+    /// Open where the table is not owned.
+    changes: Option<Changes>,
+}
+
+impl Kernel {
+    /// Loads the table, or takes over one that is there with all that is in its sets.
+    pub(super) fn load(terms: &Terms) -> Result<Self, Failed> {
+        if !has(Right::NetAdmin).unwrap_or(true) {
+            return Err((Trouble::NoRight, String::new()));
+        }
+        let mut netfilter = Netfilter::open().map_err(failed)?;
+        make_room(&mut netfilter, terms)?;
+        let mut kernel = Self { nft: find_nft()?, netfilter, changes: None };
+        kernel.feed(terms)?;
+        kernel.protect()?;
+        Ok(kernel)
+    }
+
+    /// Loads other rules in place. What is in the sets that fill while we run stays; where it fails, all does.
+    pub(super) fn reload(&mut self, terms: &Terms) -> Result<(), Failed> {
+        // Ownership ends with the socket: `nft` could not change it otherwise.
+        self.netfilter = Netfilter::open().map_err(failed)?;
+        let fed = self.feed(terms);
+        self.protect()?;
+        fed
+    }
+
+    fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
+        feed(&self.nft, &without_table(&terms.script))?;
+        let sets = self.netfilter.sets(TABLE).map_err(failed)?;
+        let missing = [INGRESS, LEASE, PORT].concat().into_iter().find(|name| !sets.iter().any(|(set, _)| set == name));
+        missing.map_or(Ok(()), |name| Err((Trouble::NotAsLoaded, format!("set {name} is missing"))))
+    }
+
+    /// Owns the table; where that cannot be, listens from here on.
+    fn protect(&mut self) -> Result<(), Failed> {
+        match self.netfilter.adopt(TABLE).map_err(failed)? {
+            Adoption::Owned => self.changes = None,
+            Adoption::Impossible if self.changes.is_some() => {}
+            Adoption::Impossible => self.changes = Some(Changes::of(TABLE).map_err(failed)?),
+            Adoption::Taken => return Err((Trouble::TableTaken, String::new())),
+        }
+        // What happened between loading and listening was not heard.
+        match self.netfilter.sets(TABLE) {
+            Ok(sets) if !sets.is_empty() => Ok(()),
+            Ok(_) => Err((Trouble::NotAsLoaded, "it was changed while it was loaded".to_owned())),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// What keeps others from changing it.
+    pub(super) fn protection(&self) -> Protection {
+        if self.changes.is_some() { Protection::Watched } else { Protection::Owned }
+    }
+
+    /// Becomes readable when the table may have changed.
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.changes.as_ref().map(|changes| changes.as_fd())
+    }
+
+    /// Did somebody else change it since this was asked last?
+    pub(super) fn was_changed(&mut self) -> Result<bool, Failed> {
+        let ours = self.netfilter.port().map_err(failed)?;
+        let heard = self.changes.as_mut().map_or(Ok(Vec::new()), Changes::read).map_err(failed)?;
+        Ok(heard.iter().any(|change| *change != Change::By(ours)))
+    }
+
+    /// Loads the same rules again, over whatever others made of the table. Its sets are empty where they took it away;
+    /// one that is made anew can be owned.
+    pub(super) fn restore(&mut self, terms: &Terms) -> Result<(), Failed> {
+        self.netfilter = Netfilter::open().map_err(failed)?;
+        make_room(&mut self.netfilter, terms)?;
+        self.feed(terms)?;
+        self.protect()?;
+        // What was heard by now is `nft`'s doing, or was put right by it.
+        self.was_changed().map(drop)
+    }
+
+    /// Takes the table away.
+    pub(super) fn remove(&mut self) -> Result<(), Failed> {
+        self.changes = None;
+        self.netfilter.delete_table(TABLE).map_err(failed)
+    }
+
+    /// For elements.
+    pub(super) fn netfilter(&mut self) -> &mut Netfilter {
+        &mut self.netfilter
+    }
+}
+
+/// A table that is not there yet is made such that it can be owned. One that was made for another mode has sets of
+/// other types: it goes, since no line could change them.
+fn make_room(netfilter: &mut Netfilter, terms: &Terms) -> Result<(), Failed> {
+    match netfilter.table(TABLE).map_err(failed)? {
+        Some(table) if table.owner.is_some() => return Err((Trouble::TableTaken, String::new())),
+        Some(_) => {
+            let sets = netfilter.sets(TABLE).map_err(failed)?;
+            let length = sets.iter().find(|(set, _)| *set == LEASE[0]).map(|(_, length)| *length);
+            if length.is_none_or(|length| length == lease_key_length(terms.gateway)) {
+                return Ok(());
+            }
+            netfilter.delete_table(TABLE).map_err(failed)?;
+        }
+        None => {}
+    }
+    netfilter.create_table(TABLE).map(drop).map_err(failed)
+}
+
+fn find_nft() -> Result<PathBuf, Failed> {
+    let mut places = FOLDERS.iter().map(|folder| Path::new(folder).join("nft"));
+    places.find(|place| place.is_file()).ok_or((Trouble::NoNft, format!("looked in {}", FOLDERS.join(", "))))
+}
+
+/// The table is there already, made such that it persists; to `nft` 1.0.6 adding it would mean to take that away, which
+/// the kernel refuses. The other lines keep their numbers.
+fn without_table(script: &str) -> String {
+    let line = format!("add table inet {TABLE}");
+    script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
+}
+
+/// One transaction: all lines or none.
+fn feed(nft: &Path, script: &str) -> Result<(), Failed> {
+    let mut command = Command::new(nft);
+    command.args(["-f", "-"]).env_clear().current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| (Trouble::NoNft, format!("{}: {error}", nft.display())))?;
+    // It reads everything before it complains of anything.
+    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
+    let output = child.wait_with_output().map_err(failed)?;
+    match (output.status.success(), written) {
+        (true, Ok(())) => Ok(()),
+        (true, Err(error)) => Err(failed(error)),
+        (false, _) => Err((Trouble::Ruleset, String::from_utf8_lossy(&output.stderr).into_owned())),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "read in map_err")]
+fn failed(error: io::Error) -> Failed {
+    (Trouble::Kernel, error.to_string())
+}

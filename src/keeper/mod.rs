@@ -1,0 +1,67 @@
+//! The keeper: the one process that may change the packet filter, and nothing else.
+//!
+//! It is a child of the forwarder's, started while that is still root. It has no network input: it reads the
+//! configuration itself, renders and loads the ruleset, and does on the forwarder's request what [`ground`] allows.
+//! Requests and replies are numbered messages of fixed length; notices go on a socket of their own.
+//!
+//! | file | does |
+//! |---|---|
+//! | `message`, `notice`, `codec` | what is said |
+//! | `ground`, `rate` | what may be asked, and how often |
+//! | `book` | what is open to whom |
+//! | `nat64`, `sets` | addresses as the kernel's sets have them |
+//! | `kernel` | the table: loaded, owned, restored |
+//! | `service` | a request, carried out |
+//! | `process` | the keeper's life |
+//! | `owner` | whose a socket is |
+//! | `handle` | the forwarder's side |
+
+mod book;
+mod codec;
+mod ground;
+mod handle;
+mod kernel;
+mod message;
+mod nat64;
+mod notice;
+mod owner;
+mod process;
+mod rate;
+mod service;
+mod sets;
+#[cfg(test)]
+mod tests;
+
+use ipnet::{IpNet, Ipv6Net};
+
+pub use codec::Malformed;
+pub use handle::{Failure, Keeper, Notices};
+pub use message::{Counts, DENIED_AT_ONCE, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
+pub use notice::{Denied, Notice, Protection, Trouble, Way};
+pub use process::run;
+
+/// The table of family `inet` that is ours.
+pub const TABLE: &str = "tunnelwarden";
+/// The group to which the ruleset logs packets.
+pub const LOG_GROUP: u16 = 20053;
+/// The zone in which connections of the forwarder's own sockets are tracked.
+pub const ZONE: u16 = 20053;
+
+/// What the configuration says to the keeper.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The ruleset for `nft -f`: lines that add to what is there, or make it.
+    pub script: String,
+    /// Are there clients behind us, each with leases of its own? Else this machine is the only one.
+    pub gateway: bool,
+    /// Translators' prefixes beside the well-known one.
+    pub nat64: Vec<Ipv6Net>,
+    /// Neither opened nor closed on request: our own, upstream servers', `addresses`, `static`, `exempt`.
+    pub never: Vec<IpNet>,
+    /// Networks of this machine's interfaces: may be opened, never closed.
+    pub on_link: Vec<IpNet>,
+    /// Ports that allowing rules name.
+    pub allowed_ports: Vec<u16>,
+    /// Is the table taken away when the forwarder stops on purpose?
+    pub on_stop_remove: bool,
+}

@@ -1,0 +1,223 @@
+//! The keeper's life: one thread that waits for requests, logged packets and changes, and ends with its peer.
+
+use std::{
+    io,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+};
+
+use super::{
+    LOG_GROUP, LONGEST, Terms,
+    message::Request,
+    notice::{Denied, Notice, Trouble, Way},
+    owner::clean,
+    service::Service,
+};
+use crate::sys::{
+    netlink::{LoggedPacket, PacketLog},
+    seqpacket::{Channel, timeout},
+};
+
+/// The forwarder waits for each reply, so it reads.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Requests that are served before others get their turn.
+const AT_ONCE: usize = 64;
+/// Packets told at once; the ruleset lets through 20 a second of each kind.
+const PACKETS: usize = 256;
+/// Connections are looked through this long after the first address was denied: many come together.
+const GATHER: Duration = Duration::from_millis(200);
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Runs until the forwarder is gone. `terms` reads the configuration, now and at each reload.
+///
+/// When the forwarder dies, the table stays; when it said goodbye, `on_stop_remove` decides.
+///
+/// # Errors
+/// Why nothing can be enforced; a notice has said so, with words.
+pub fn run(
+    requests: Channel,
+    notices: Channel,
+    mut terms: impl FnMut() -> Result<Terms, String>,
+) -> Result<(), Trouble> {
+    let teller = Teller { channel: notices, untold: 0 };
+    let started = terms().map_err(|words| (Trouble::Configuration, words));
+    match started.and_then(|terms| Service::start(terms, Instant::now())) {
+        Ok(service) => Life::begin(service, requests, teller).live(&mut terms),
+        Err((trouble, words)) => {
+            teller.tell_trouble(trouble, &words);
+            Err(trouble)
+        }
+    }
+}
+
+struct Life {
+    service: Service,
+    requests: Channel,
+    teller: Teller,
+    log: Option<PacketLog>,
+    /// When connections are looked through, and when ended leases are dropped.
+    cut_at: Option<Instant>,
+    sweep_at: Instant,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
+    Wait,
+    End,
+}
+
+impl Life {
+    fn begin(service: Service, requests: Channel, teller: Teller) -> Self {
+        let log = PacketLog::of(LOG_GROUP).map_err(|error| {
+            teller.tell_trouble(Trouble::Unseen, &format!("log group {LOG_GROUP}: {error}"));
+        });
+        teller.tell(&Notice::Ready(service.protection()));
+        Self { service, requests, teller, log: log.ok(), cut_at: None, sweep_at: Instant::now() + SWEEP }
+    }
+
+    fn live(mut self, terms: &mut impl FnMut() -> Result<Terms, String>) -> Result<(), Trouble> {
+        loop {
+            self.wait().map_err(|_| Trouble::Kernel)?;
+            // Before anything is opened: a table that is not there holds nobody back.
+            self.restore();
+            if self.serve(terms)? == Next::End {
+                return Ok(());
+            }
+            self.tell_packets();
+            self.keep_time();
+        }
+    }
+
+    /// Until something is to be done.
+    fn wait(&self) -> io::Result<()> {
+        let log = self.log.as_ref().map(|log| log.as_fd());
+        let fds = [Some(self.requests.as_fd()), self.service.watched(), log];
+        let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let until = self.cut_at.map_or(self.sweep_at, |cut| cut.min(self.sweep_at));
+        match poll(&mut fds, timeout(Some(until))) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn restore(&mut self) {
+        match self.service.restore_if_changed() {
+            Ok(true) => {
+                self.teller.tell(&Notice::Restored);
+            }
+            Ok(false) => {}
+            Err((trouble, words)) => self.teller.tell_trouble(trouble, &words),
+        }
+    }
+
+    /// Serves what waits. What is no request ends this, and never the table.
+    fn serve(&mut self, terms: &mut impl FnMut() -> Result<Terms, String>) -> Result<Next, Trouble> {
+        let mut room = [0; LONGEST];
+        for _ in 0..AT_ONCE {
+            let length = match self.requests.receive(&mut room, Some(Instant::now())) {
+                Ok(Some(length)) => length,
+                Ok(None) => return Ok(Next::End),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Next::Wait),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.malformed()),
+                Err(_) => return Ok(Next::End),
+            };
+            let message = room.get(..length).unwrap_or_default();
+            let (number, request) = Request::decode(message).map_err(|_| self.malformed())?;
+            if self.carry_out(number, request, terms) == Next::End {
+                return Ok(Next::End);
+            }
+        }
+        Ok(Next::Wait)
+    }
+
+    fn malformed(&self) -> Trouble {
+        self.teller.tell_trouble(Trouble::Message, "the table stays");
+        Trouble::Message
+    }
+
+    fn carry_out(&mut self, number: u32, request: Request, terms: &mut impl FnMut() -> Result<Terms, String>) -> Next {
+        let is_last = request == Request::Bye;
+        if is_last && let Err((trouble, words)) = self.service.stop() {
+            self.teller.tell_trouble(trouble, &words);
+        }
+        let (reply, trouble) = self.service.answer(request, terms);
+        if let Some((trouble, words)) = trouble {
+            self.teller.tell_trouble(trouble, &words);
+        }
+        let sent = self.requests.send(&reply.encode(number), Instant::now() + PATIENCE);
+        if is_last || sent.is_err() { Next::End } else { Next::Wait }
+    }
+
+    fn tell_packets(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let before = log.lost();
+        match log.read(PACKETS) {
+            Ok(packets) => {
+                let lost = log.lost() - before;
+                self.service.count_untold(lost);
+                self.teller.untold = self.teller.untold.saturating_add(lost);
+                let untold =
+                    packets.iter().filter_map(denied).filter(|denied| !self.teller.tell_denied(*denied)).count();
+                self.service.count_untold(u64::try_from(untold).unwrap_or_default());
+            }
+            Err(error) => {
+                self.log = None;
+                self.teller.tell_trouble(Trouble::Unseen, &error.to_string());
+            }
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        match self.cut_at {
+            None if self.service.has_uncut() => self.cut_at = Some(now + GATHER),
+            Some(at) if at <= now => {
+                self.cut_at = None;
+                if let Some((trouble, words)) = self.service.cut_denied() {
+                    self.teller.tell_trouble(trouble, &words);
+                }
+            }
+            None | Some(_) => {}
+        }
+        if self.sweep_at <= now {
+            self.sweep_at = now + SWEEP;
+            self.service.expire(now);
+        }
+    }
+}
+
+/// The way to the forwarder's ear. It never waits: who does not listen misses something, and that is counted.
+struct Teller {
+    channel: Channel,
+    untold: u64,
+}
+
+impl Teller {
+    /// Was there room for it?
+    fn tell(&self, notice: &Notice) -> bool {
+        self.channel.send(&notice.encode(), Instant::now()).is_ok()
+    }
+
+    fn tell_trouble(&self, trouble: Trouble, words: &str) {
+        self.tell(&Notice::Trouble { trouble, words: clean(words.trim().as_bytes()) });
+    }
+
+    fn tell_denied(&mut self, denied: Denied) -> bool {
+        let suppressed = u32::try_from(self.untold).unwrap_or(u32::MAX);
+        let told = self.tell(&Notice::Denied(Denied { suppressed, ..denied }));
+        self.untold = if told { 0 } else { self.untold.saturating_add(1) };
+        told
+    }
+}
+
+fn denied(packet: &LoggedPacket) -> Option<Denied> {
+    let (way, observed) = Way::of_prefix(&packet.prefix)?;
+    let LoggedPacket { protocol, source, destination, user, .. } = *packet;
+    Some(Denied { way, observed, protocol, source, destination, user, suppressed: 0 })
+}

@@ -1,0 +1,412 @@
+//! The keeper as a whole: its own thread, a real table, in a network namespace.
+
+use std::{
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::sys::{
+    netlink::{
+        Flow, Flows, Netfilter, Table,
+        testing::{nft, run as command, within_namespace},
+    },
+    seqpacket::Channel,
+};
+
+/// The sets that fill while it runs, and a rule for each of what is tested here.
+const HOST: &str = "add table inet tunnelwarden
+add set inet tunnelwarden ingress_v4 { type ipv4_addr; flags timeout; size 65536; }
+add set inet tunnelwarden ingress_v6 { type ipv6_addr; flags timeout; size 65536; }
+add set inet tunnelwarden lease_v4 { type ipv4_addr; flags timeout; size 262144; }
+add set inet tunnelwarden lease_v6 { type ipv6_addr; flags timeout; size 262144; }
+add set inet tunnelwarden port_v4 { type ipv4_addr . inet_service; flags timeout; size 65536; }
+add set inet tunnelwarden port_v6 { type ipv6_addr . inet_service; flags timeout; size 65536; }
+add chain inet tunnelwarden out { type filter hook output priority -5; policy accept; }
+flush chain inet tunnelwarden out
+add rule inet tunnelwarden out ct state invalid counter
+add rule inet tunnelwarden out ip daddr . th dport @port_v4 accept
+add rule inet tunnelwarden out ip daddr @ingress_v4 log prefix \"tw:address \" group 20053
+add rule inet tunnelwarden out ip daddr @ingress_v4 reject
+add rule inet tunnelwarden out ip6 daddr @ingress_v6 reject
+";
+
+/// A keeper on a thread of its own, and what it is told to load.
+struct Bed {
+    keeper: Keeper,
+    notices: Notices,
+    terms: Arc<Mutex<Terms>>,
+    thread: JoinHandle<Result<(), Trouble>>,
+}
+
+fn terms() -> Terms {
+    Terms {
+        script: HOST.to_owned(),
+        never: vec!["9.9.9.9/32".parse().unwrap()],
+        allowed_ports: vec![80],
+        ..Terms::default()
+    }
+}
+
+fn gateway() -> Terms {
+    let script = HOST
+        .replace("lease_v4 { type ipv4_addr", "lease_v4 { type ipv4_addr . ipv4_addr")
+        .replace("lease_v6 { type ipv6_addr", "lease_v6 { type ipv6_addr . ipv6_addr")
+        .replace("port_v4 { type ipv4_addr", "port_v4 { type ipv4_addr . ipv4_addr")
+        .replace("port_v6 { type ipv6_addr", "port_v6 { type ipv6_addr . ipv6_addr")
+        .replace("ip daddr . th dport @port_v4", "ip saddr . ip daddr . th dport @port_v4");
+    Terms { script, gateway: true, ..terms() }
+}
+
+impl Bed {
+    fn begin(terms: Terms) -> Self {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (our_ear, their_mouth) = Channel::pair().unwrap();
+        let terms = Arc::new(Mutex::new(terms));
+        let read = Arc::clone(&terms);
+        let thread = thread::spawn(move || run(theirs, their_mouth, || Ok(read.lock().unwrap().clone())));
+        let (keeper, notices) = Keeper::over(ours, our_ear);
+        Self { keeper, notices, terms, thread }
+    }
+
+    /// Waits until the table stands.
+    fn ready(terms: Terms) -> (Self, Protection) {
+        let bed = Self::begin(terms);
+        let protection = bed.notices.begin().unwrap();
+        (bed, protection)
+    }
+
+    fn next(&self) -> Notice {
+        self.notices.next(Some(Instant::now() + Duration::from_secs(5))).unwrap().unwrap()
+    }
+
+    /// The forwarder dies.
+    fn kill(self) {
+        drop((self.keeper, self.notices));
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn lists(set: &str, text: &str) -> bool {
+    nft(&format!("list set inet tunnelwarden {set}")).unwrap().contains(text)
+}
+
+/// Gives the namespace an address that packets can leave to, and be answered at.
+fn add_address(address: &str) {
+    command("ip", &["address", "add", address, "dev", "lo"]).unwrap();
+}
+
+fn owns() -> bool {
+    let mut netfilter = Netfilter::open().unwrap();
+    let owns = netfilter.create_table("probe").unwrap();
+    netfilter.delete_table("probe").unwrap();
+    owns
+}
+
+#[test]
+fn what_is_permitted_is_in_the_kernel_before_the_reply() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(terms());
+        let addresses = ["93.184.216.34", "2606:4700::1111", "9.9.9.9", "127.0.0.1"].map(ip);
+        assert_eq!(bed.keeper.permit(None, &addresses, HOUR).unwrap(), 2);
+        assert!(lists("lease_v4", "93.184.216.34") && lists("lease_v6", "2606:4700::1111"));
+        assert!(!lists("lease_v4", "9.9.9.9") && !lists("lease_v4", "127.0.0.1"));
+        assert_eq!(bed.keeper.counts().unwrap(), Counts { leases: 2, skipped: 2, ..Counts::default() });
+        bed.keeper.release(None, addresses[0]).unwrap();
+        assert!(!lists("lease_v4", "93.184.216.34"));
+        let client = bed.keeper.permit(Some(ip("10.0.0.5")), &addresses, HOUR);
+        assert!(matches!(client, Err(Failure::Refused(Refusal::Client))), "{client:?}");
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(Terms { nat64: vec!["2a01:64::/96".parse().unwrap()], ..terms() });
+        let ingress = [ip("3.124.1.2")];
+        assert_eq!(bed.keeper.deny(&[ingress[0], ip("10.0.0.1"), ip("9.9.9.9")], HOUR).unwrap(), 2);
+        for (set, text) in
+            [("ingress_v4", "3.124.1.2"), ("ingress_v6", "64:ff9b::37c:102"), ("ingress_v6", "2a01:64::37c:102")]
+        {
+            assert!(lists(set, text), "{set} {text}");
+        }
+        let forms = ["3.124.1.2", "::ffff:3.124.1.2", "64:ff9b::3.124.1.2", "2a01:64::3.124.1.2"].map(ip);
+        assert_eq!(bed.keeper.permit(None, &forms, HOUR).unwrap(), 4);
+        assert!(!lists("lease_v4", "elements") && !lists("lease_v6", "elements"));
+        bed.keeper.permit_port(None, &ingress, 80, HOUR).unwrap();
+        assert!(lists("port_v4", "3.124.1.2 . 80"));
+        for port in [443, 22] {
+            let refused = bed.keeper.permit_port(None, &ingress, port, HOUR);
+            assert!(matches!(refused, Err(Failure::Refused(Refusal::Port))), "{refused:?}");
+        }
+        bed.keeper.forget(&ingress).unwrap();
+        assert!(!lists("ingress_v4", "elements") && !lists("ingress_v6", "elements"));
+        bed.kill();
+    });
+}
+
+#[test]
+fn behind_a_gateway_a_lease_is_its_client_s_alone() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(gateway());
+        let client = Some(ip("10.0.0.5"));
+        bed.keeper.permit(client, &[ip("93.184.216.34")], HOUR).unwrap();
+        bed.keeper.permit_port(client, &[ip("3.124.1.2")], 80, HOUR).unwrap();
+        assert!(lists("lease_v4", "10.0.0.5 . 93.184.216.34") && lists("port_v4", "10.0.0.5 . 3.124.1.2 . 80"));
+        for number in 0..=u16::MAX / 16 {
+            let [high, low] = number.to_be_bytes();
+            bed.keeper.permit(Some(ip("10.0.0.6")), &[IpAddr::from([20, 0, high, low])], HOUR).unwrap();
+        }
+        let counts = bed.keeper.counts().unwrap();
+        assert_eq!((counts.leases, counts.evicted), (2001, 4096 - 2000));
+        assert!(lists("lease_v4", "10.0.0.5 . 93.184.216.34") && !lists("lease_v4", "10.0.0.6 . 20.0.0.0 "));
+        bed.kill();
+    });
+}
+
+#[test]
+fn the_table_survives_what_others_flush_and_the_forwarder_s_death() {
+    within_namespace(|| {
+        let (bed, protection) = Bed::ready(terms());
+        if protection != Protection::Owned {
+            assert!(!owns(), "the kernel could own it");
+            return eprintln!("SKIPPED: this kernel's tables cannot be owned");
+        }
+        bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        nft("flush ruleset").unwrap();
+        nft("delete table inet tunnelwarden").unwrap_err();
+        assert!(lists("lease_v4", "93.184.216.34"));
+        let second = Bed::begin(terms());
+        let refused = second.notices.begin();
+        assert!(matches!(refused, Err(Failure::Unable { trouble: Trouble::TableTaken, .. })), "{refused:?}");
+        bed.kill();
+        assert_eq!(Netfilter::open().unwrap().table(TABLE).unwrap(), Some(Table { persists: true, owner: None }));
+        // The next one knows what was open and denied, but for what is not allowed any more.
+        let (next, protection) = Bed::ready(Terms { never: vec!["93.184.216.0/24".parse().unwrap()], ..terms() });
+        assert_eq!(protection, Protection::Owned);
+        assert_eq!(next.keeper.counts().unwrap(), Counts { denied: 1, ..Counts::default() });
+        assert!(!lists("lease_v4", "elements") && lists("ingress_v4", "3.124.1.2"));
+        next.kill();
+    });
+}
+
+#[test]
+fn a_reload_keeps_what_was_learned_and_a_bad_one_changes_nothing() {
+    within_namespace(|| {
+        let (bed, protection) = Bed::ready(terms());
+        bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        bed.terms.lock().unwrap().script.push_str("add rule inet tunnelwarden out counter comment \"new\"\n");
+        bed.keeper.reload().unwrap();
+        assert!(nft("list table inet tunnelwarden").unwrap().contains("new"));
+        bed.terms.lock().unwrap().script.push_str("add rule inet tunnelwarden nowhere accept\n");
+        let refused = bed.keeper.reload();
+        assert!(matches!(refused, Err(Failure::Refused(Refusal::Ruleset))), "{refused:?}");
+        let notice = bed.next();
+        let Notice::Trouble { trouble: Trouble::Ruleset, words } = &notice else { panic!("{notice:?}") };
+        assert!(words.contains("nowhere"), "{words}");
+        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap();
+        assert!(lists("lease_v4", "93.184.216.34") && lists("lease_v4", "93.184.216.35"));
+        if protection == Protection::Owned {
+            nft("delete table inet tunnelwarden").unwrap_err();
+        }
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_table_that_cannot_be_owned_is_restored_with_all_that_was_in_it() {
+    within_namespace(|| {
+        nft("add table inet tunnelwarden").unwrap();
+        let (bed, protection) = Bed::ready(terms());
+        assert_eq!(protection, Protection::Watched);
+        bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        for change in ["add rule inet tunnelwarden out accept", "flush chain inet tunnelwarden out", "flush ruleset"] {
+            nft(change).unwrap();
+            let start = Instant::now();
+            assert_eq!(bed.next(), Notice::Restored);
+            let took = start.elapsed();
+            println!("restored after {change:?} in {took:?}");
+            assert!(took < Duration::from_secs(2), "{took:?}");
+            let table = nft("list table inet tunnelwarden").unwrap();
+            assert!(["93.184.216.34", "3.124.1.2", "reject"].iter().all(|text| table.contains(text)), "{table}");
+        }
+        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap();
+        // One that was made anew is owned, where that can be.
+        let table = Netfilter::open().unwrap().table(TABLE).unwrap().unwrap();
+        assert_eq!(table.owner.is_some(), owns());
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_refused_packet_is_told() {
+    within_namespace(|| {
+        add_address("3.124.1.2/32");
+        let (bed, _) = Bed::ready(terms());
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        let socket = UdpSocket::bind("3.124.1.2:0").unwrap();
+        assert!(socket.send_to(b"x", "3.124.1.2:22").is_err());
+        let expected = Denied {
+            way: Way::Address,
+            observed: false,
+            protocol: 17,
+            source: socket.local_addr().unwrap(),
+            destination: "3.124.1.2:22".parse().unwrap(),
+            user: Some(nix::unistd::getuid().as_raw()),
+            suppressed: 0,
+        };
+        assert_eq!(bed.next(), Notice::Denied(expected));
+        bed.kill();
+    });
+}
+
+#[test]
+fn connections_to_what_is_denied_end() {
+    within_namespace(|| {
+        add_address("3.124.1.2/32");
+        let listener = TcpListener::bind("3.124.1.2:0").unwrap();
+        let (bed, _) = Bed::ready(terms());
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let to_ingress = |flow: &Flow| flow.destination.ip() == ip("3.124.1.2") && flow.protocol == 6;
+        let flows = || {
+            let mut count = 0;
+            Flows::open()
+                .unwrap()
+                .forget(|flow| {
+                    count += u32::from(to_ingress(flow));
+                    false
+                })
+                .unwrap();
+            count
+        };
+        assert_eq!(flows(), 1);
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        let ended = std::io::Read::read(&mut stream, &mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted);
+        assert_eq!(flows(), 0);
+        let refused = bed.keeper.cut(None, ip("9.9.9.9"));
+        assert!(matches!(refused, Err(Failure::Refused(Refusal::Address))), "{refused:?}");
+        bed.keeper.cut(None, ip("3.124.1.2")).unwrap();
+        bed.kill();
+    });
+}
+
+#[test]
+fn the_process_of_a_socket_is_told() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(terms());
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = socket.local_addr().unwrap();
+        let found = bed.keeper.process(17, local, "127.0.0.1:5300".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(found.user, nix::unistd::getuid().as_raw());
+        assert!(found.id.is_none_or(|id| id == std::process::id()), "{found:?}");
+        assert_eq!(bed.keeper.process(17, "127.0.0.1:1".parse().unwrap(), local).unwrap(), None);
+        bed.kill();
+    });
+}
+
+#[test]
+fn what_is_no_message_ends_the_keeper_and_never_the_table() {
+    within_namespace(|| {
+        for forged in [vec![1, 2, 3], vec![0; LONGEST + 1], [&[0, 0, 0, 1, 10][..], &[0]].concat()] {
+            let (ours, theirs) = Channel::pair().unwrap();
+            let (our_ear, their_mouth) = Channel::pair().unwrap();
+            let thread =
+                thread::spawn(move || run(theirs, their_mouth, || Ok(Terms { on_stop_remove: true, ..terms() })));
+            let notices = Keeper::over(Channel::pair().unwrap().0, our_ear).1;
+            notices.begin().unwrap();
+            ours.send(&forged, Instant::now() + HOUR).unwrap();
+            assert_eq!(thread.join().unwrap(), Err(Trouble::Message));
+            assert!(lists("lease_v4", "set lease_v4"));
+        }
+    });
+}
+
+#[test]
+fn the_table_goes_when_the_forwarder_says_so_and_not_when_it_dies() {
+    within_namespace(|| {
+        let there = || Netfilter::open().unwrap().table(TABLE).unwrap().is_some();
+        let going = Terms { on_stop_remove: true, ..terms() };
+        Bed::ready(going.clone()).0.kill();
+        assert!(there());
+        Bed::ready(terms()).0.keeper.say_bye().unwrap();
+        assert!(there());
+        let bed = Bed::ready(going).0;
+        bed.keeper.say_bye().unwrap();
+        bed.thread.join().unwrap().unwrap();
+        assert!(!there());
+        let bed = Bed::ready(terms()).0;
+        bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        bed.keeper.remove().unwrap();
+        assert!(!there());
+        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap_err();
+        bed.keeper.reload().unwrap();
+        assert!(lists("lease_v4", "93.184.216.34"));
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_table_of_another_mode_makes_room() {
+    within_namespace(|| {
+        Bed::ready(terms()).0.kill();
+        let (bed, _) = Bed::ready(gateway());
+        bed.keeper.permit(Some(ip("10.0.0.5")), &[ip("93.184.216.34")], HOUR).unwrap();
+        *bed.terms.lock().unwrap() = terms();
+        assert!(matches!(bed.keeper.reload(), Err(Failure::Refused(Refusal::Ruleset))));
+        bed.kill();
+    });
+}
+
+#[test]
+fn what_cannot_be_enforced_is_said_in_words() {
+    within_namespace(|| {
+        let broken = Terms { script: "add table inet tunnelwarden\nnonsense\n".to_owned(), ..terms() };
+        let bed = Bed::begin(broken);
+        let Err(Failure::Unable { trouble: Trouble::Ruleset, words }) = bed.notices.begin() else { panic!() };
+        assert!(words.contains("nonsense"), "{words}");
+        assert_eq!(bed.thread.join().unwrap(), Err(Trouble::Ruleset));
+        assert!(matches!(bed.keeper.counts(), Err(Failure::Gone)));
+        let hollow = Terms { script: "add table inet tunnelwarden\n".to_owned(), ..terms() };
+        let unable = Bed::begin(hollow).notices.begin();
+        assert!(matches!(unable, Err(Failure::Unable { trouble: Trouble::NotAsLoaded, .. })), "{unable:?}");
+    });
+}
+
+#[test]
+fn leases_cost_little_however_many_there_are() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(gateway());
+        let address = |number: u32| IpAddr::from((20 << 24 | number).to_be_bytes());
+        let clients = 50_u32;
+        let client = |number: u32| Some(IpAddr::from([10, 0, 0, u8::try_from(number + 1).unwrap()]));
+        for who in 0..clients {
+            let all: Vec<_> = (0..2000).map(|number| address(who * 2000 + number)).collect();
+            while let Err(failure) = bed.keeper.permit(client(who), &all, HOUR) {
+                assert!(matches!(failure, Failure::Refused(Refusal::Rate)), "{failure:?}");
+            }
+        }
+        assert_eq!(bed.keeper.counts().unwrap().leases, 100_000);
+        let mut times: Vec<_> = (0..5000_u32)
+            .map(|number| {
+                let start = Instant::now();
+                bed.keeper.permit(client(200), &[address(500_000 + number % 1000)], HOUR).unwrap();
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        println!("a lease beside 100,000, there and back: p50 {:?}, p99 {:?}", times[2500], times[4950]);
+        bed.kill();
+    });
+}

@@ -1,0 +1,189 @@
+//! A pair of sockets that carry whole messages between a process and its child. A closed end is heard by the other.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recv, send, socketpair, sockopt},
+    unistd::{dup2_stdin, dup2_stdout},
+};
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends. A child gets one as its standard input or output, and takes it with [`Self::from_stdin`] or
+    /// [`Self::from_stdout`].
+    ///
+    /// # Errors
+    /// When there is no room for more descriptors.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self(ours), Self(theirs)))
+    }
+
+    /// The end that this process was started with as its standard input, which is empty from here on: no child of our
+    /// own gets it.
+    ///
+    /// # Errors
+    /// When it was started with something else.
+    pub fn from_stdin() -> io::Result<Self> {
+        let channel = Self::taken(io::stdin().as_fd())?;
+        dup2_stdin(File::open("/dev/null")?)?;
+        Ok(channel)
+    }
+
+    /// The same of the standard output, which leads nowhere from here on.
+    ///
+    /// # Errors
+    /// When it was started with something else.
+    pub fn from_stdout() -> io::Result<Self> {
+        let channel = Self::taken(io::stdout().as_fd())?;
+        dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+        Ok(channel)
+    }
+
+    fn taken(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        match getsockopt(&fd, sockopt::SockType) {
+            Ok(SockType::SeqPacket) => fd.try_clone_to_owned().map(Self),
+            Ok(_) | Err(Errno::ENOTSOCK) => Err(io::Error::other("not a channel")),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a message whole.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the other end is gone, `TimedOut` when it does not read.
+    pub fn send(&self, message: &[u8], deadline: Instant) -> io::Result<()> {
+        loop {
+            match send(self.0.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, Some(deadline))?,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The length of the next message, which stands in `room`; `None` when the other end is gone. No message is empty.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, `InvalidData` for a message that does not fit.
+    pub fn receive(&self, room: &mut [u8], deadline: Option<Instant>) -> io::Result<Option<usize>> {
+        loop {
+            match recv(self.0.as_raw_fd(), room, MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+                Ok(length) if length > room.len() => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(length) => return Ok(Some(length)),
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLIN, deadline)?,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn wait(&self, event: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
+        match poll(&mut [PollFd::new(self.0.as_fd(), event)], timeout(deadline)) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The time until `deadline`, rounded up to what `poll` knows; without one, no end.
+pub fn timeout(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Channel> for Stdio {
+    fn from(channel: Channel) -> Self {
+        channel.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn messages_stay_apart_and_whole() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        ours.send(b"one", soon()).unwrap();
+        ours.send(b"longer", soon()).unwrap();
+        ours.send(b"three", soon()).unwrap();
+        let mut room = [0; 5];
+        assert_eq!(theirs.receive(&mut room, Some(soon())).unwrap(), Some(3));
+        assert_eq!(theirs.receive(&mut room, Some(soon())).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(theirs.receive(&mut room, Some(soon())).unwrap(), Some(5));
+        let late = theirs.receive(&mut room, Some(Instant::now())).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        drop(ours);
+        assert_eq!(theirs.receive(&mut room, None).unwrap(), None);
+        assert_eq!(theirs.send(b"x", soon()).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn one_that_nobody_reads_fills_up() {
+        let (ours, _theirs) = Channel::pair().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let error = (0..1_000_000).find_map(|_| ours.send(&[1; 500], deadline).err()).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_child_takes_its_end_from_its_standard_input() {
+        const CHILD: &str = "TUNNELWARDEN_TEST_CHANNEL";
+        let mut room = [0; 8];
+        if std::env::var_os(CHILD).is_some() {
+            let channel = Channel::from_stdin().unwrap();
+            assert_eq!(io::read_to_string(io::stdin()).unwrap(), "");
+            let length = channel.receive(&mut room, Some(soon())).unwrap().unwrap();
+            return channel.send(&room[..length], soon()).unwrap();
+        }
+        let (ours, theirs) = Channel::pair().unwrap();
+        let name = "sys::seqpacket::tests::a_child_takes_its_end_from_its_standard_input";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name]).env(CHILD, "1").stdin(theirs).stdout(Stdio::null());
+        let mut child = again.spawn().unwrap();
+        drop(again);
+        ours.send(b"there", soon()).unwrap();
+        assert_eq!(ours.receive(&mut room, None).unwrap(), Some(5));
+        assert_eq!(ours.receive(&mut room, None).unwrap(), None);
+        assert!(child.wait().unwrap().success());
+        assert!(Channel::from_stdin().is_err());
+    }
+
+    #[test]
+    fn a_child_has_its_end_and_its_death_is_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut child = Command::new("head").args(["-c", "5"]).stdin(theirs).stdout(Stdio::piped()).spawn().unwrap();
+        ours.send(b"hello", soon()).unwrap();
+        let mut room = [0; 8];
+        assert_eq!(ours.receive(&mut room, Some(soon())).unwrap(), None);
+        child.wait().unwrap();
+    }
+}
