@@ -116,6 +116,10 @@ counters! {
     blocked = "blocked_total";
     /// Answers that became SERVFAIL because the firewall did not open their addresses.
     leases_refused = "leases_refused_total";
+    /// Refused packets of which no notice was given, because there were too many.
+    packets_suppressed = "firewall_suppressed_total";
+    /// Times that the firewall's table was put back because somebody else had changed it.
+    firewall_restored = "firewall_restored_total";
     /// Questions answered past the answer's time because no upstream answered.
     stale_answers = "stale_answers_total";
     /// Questions for which no upstream had an answer.

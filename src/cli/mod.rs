@@ -5,6 +5,7 @@ pub mod check;
 pub mod explain;
 mod firewall;
 mod healthcheck;
+mod keeper;
 pub mod learned;
 mod reload;
 mod serve;
@@ -89,6 +90,9 @@ enum Command {
     /// Ask the daemon whether it is ready
     #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
+    /// What `serve` starts to hold the firewall
+    #[command(hide = true)]
+    Keeper,
 }
 
 /// Why a command ends early, beyond what it printed itself.
@@ -113,6 +117,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Reload(arguments) => reload::run(arguments, &line.common),
         Command::Firewall(arguments) => firewall::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
+        Command::Keeper => keeper::run(&line.common),
     };
     result.unwrap_or_else(|error| {
         if is_unheard(&error) {

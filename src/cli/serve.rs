@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
-    daemon::{self, Setup},
+    daemon::{self, Setup, guard},
     sys::memory,
 };
 
@@ -24,7 +24,9 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     let config = loaded.outcome.take().ok_or(Invalid)?;
     memory::give_back();
     let state_dir = state_dir(common)?;
-    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir };
+    // Before there are threads.
+    let guard = guard::raise(&config, common.config.as_deref(), &state_dir)?;
+    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir, guard };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(daemon::run(setup))?;
     Ok(Exit::Done)

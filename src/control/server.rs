@@ -39,7 +39,7 @@ pub struct Asked {
     /// Knows what was learned.
     pub ingress: Arc<Ingress>,
     /// Holds the firewall, where there is one.
-    pub keeper: Option<Keeper>,
+    pub keeper: Option<Arc<Keeper>>,
     /// Takes what changes the daemon.
     pub commands: mpsc::Sender<Command>,
 }
@@ -181,7 +181,7 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
         || sys::peer::groups(stream)?.contains(&group))
 }
 
-async fn change_firewall(keeper: Option<Keeper>, change: Change) -> Reply {
+async fn change_firewall(keeper: Option<Arc<Keeper>>, change: Change) -> Reply {
     let Some(keeper) = keeper else {
         return Reply::Firewall { refused: Some("this daemon runs without a firewall".to_owned()) };
     };

@@ -1,24 +1,24 @@
 //! What the daemon does for its firewall while it runs: the keeper hears what was learned, the record what was refused.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, thread, time::Duration};
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
+    runtime::Handle,
+    sync::oneshot,
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::guard::Guard;
 use crate::{
     audit::{Attempt, Decision, Evidence, Process, Recorder, Transport, Way},
+    gate::{self, Gate},
     gateway::Gateway,
     ingress::Ingress,
-    keeper::{Denied, Keeper, Notice, Notices, Tried},
+    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Way as Tried},
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -32,8 +32,87 @@ const RENEW: Duration = Duration::from_hours(1);
 /// How soon what the kernel did not take is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often what an exception opened is looked through.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What holds the firewall while we run.
+pub(super) struct Enforcement {
+    keeper: Arc<Keeper>,
+    gate: gate::Serving,
+    /// Heard when the keeper has ended.
+    gone: oneshot::Receiver<()>,
+}
+
+/// Who hears of it.
+pub(super) struct Watched {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) ingress: Arc<Ingress>,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Enforcement {
+    /// Serves the gate, and begins to tell the keeper and to hear it.
+    pub(super) fn begin(
+        guard: Guard,
+        gate: Gate,
+        leases: Arc<Leases>,
+        watched: Watched,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let Guard { keeper, notices, .. } = guard;
+        let Watched { gateway, ingress, recorder, metrics } = watched;
+        let (served, counted) = (Arc::clone(&gateway), Arc::clone(&metrics));
+        let gate = gate.serve(served, counted, gate::Options::default(), &Handle::current(), stop.clone());
+        let gate = gate.context("cannot serve the gate")?;
+        tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
+        tasks.spawn(end_dated(leases, stop.clone()));
+        let (told, gone) = oneshot::channel();
+        let hear = move || {
+            record_denied(&notices, &gateway, &recorder, &metrics);
+            // Who stops does not listen any more.
+            let _ = told.send(());
+        };
+        thread::Builder::new().name("firewall".to_owned()).spawn(hear).context("cannot start a thread")?;
+        Ok(Self { keeper, gate, gone })
+    }
+
+    /// Returns when the keeper has ended before it was told to.
+    pub(super) async fn gone(&mut self) {
+        let _ = (&mut self.gone).await;
+    }
+
+    /// Has the keeper read the files again.
+    pub(super) async fn reload(&self) -> Result<(), KeeperError> {
+        let keeper = Arc::clone(&self.keeper);
+        spawn_blocking(move || keeper.reload()).await.unwrap_or(Err(KeeperError::Gone))
+    }
+
+    /// Closes the gate, after everything else was told to stop, and says good-bye to the keeper.
+    pub(super) async fn stop(self) {
+        self.gate.stopped().await;
+        let keeper = Arc::clone(&self.keeper);
+        if let Ok(Err(error)) = spawn_blocking(move || keeper.say_bye()).await {
+            tracing::warn!(%error, "the keeper of the firewall did not hear of the stop; its rules stay");
+        }
+    }
+}
+
+/// Closes what an exception opened when it ends, until `stop`.
+async fn end_dated(leases: Arc<Leases>, stop: CancellationToken) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let leases = Arc::clone(&leases);
+        if let Ok(Err(error)) = spawn_blocking(move || leases.end_due(Timestamp::now())).await {
+            tracing::warn!(%error, "what an exception opened is not closed yet; it is tried again");
+        }
+    }
+}
+
 /// Keeps the kernel's ingress addresses those that were learned, until `stop`.
-pub(super) async fn deny_learned(keeper: Keeper, ingress: Arc<Ingress>, stop: CancellationToken) {
+async fn deny_learned(keeper: Arc<Keeper>, ingress: Arc<Ingress>, stop: CancellationToken) {
     let mut progress = ingress.progress();
     let mut renew = interval(RENEW);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,7 +126,7 @@ pub(super) async fn deny_learned(keeper: Keeper, ingress: Arc<Ingress>, stop: Ca
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         let learned = ingress.published().load_full();
-        let (keeper, before) = (keeper.clone(), std::mem::take(&mut denied));
+        let (keeper, before) = (Arc::clone(&keeper), std::mem::take(&mut denied));
         let told = spawn_blocking(move || tell(&keeper, &learned, before)).await;
         (denied, failed) = told.unwrap_or_default();
     }
@@ -58,9 +137,8 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet
     let now: HashSet<IpAddr> = learned.iter().map(|(address, _)| address).collect();
     let new: Vec<_> = now.difference(&before).copied().collect();
     let gone: Vec<_> = before.difference(&now).copied().collect();
-    let outcome = keeper.deny(&new, DENIED_FOR).and_then(|()| keeper.forget(&gone));
-    match outcome {
-        Ok(()) => (now, false),
+    match keeper.deny(&new, DENIED_FOR).and_then(|_| keeper.forget(&gone)) {
+        Ok(_) => (now, false),
         Err(error) => {
             tracing::warn!(%error, "the firewall does not have every ingress address that was learned; it is tried again");
             (before, true)
@@ -69,8 +147,9 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet
 }
 
 /// Puts on record what the kernel refused, until the keeper is gone.
-pub(super) fn record_denied(notices: Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
-    for notice in notices {
+fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+    // An error is an end too: the keeper that says what is no notice is none.
+    while let Ok(Some(notice)) = notices.next(None) {
         match notice {
             Notice::Denied(denied) => {
                 metrics.packets_suppressed.add(u64::from(denied.suppressed));
@@ -89,7 +168,6 @@ pub(super) fn record_denied(notices: Notices, gateway: &Gateway, recorder: &Reco
 fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
     let in_force = gateway.in_force();
     let policy = &in_force.policy;
-    let SocketAddr { .. } = denied.source;
     let group = policy.group(denied.source.ip());
     let destination = denied.destination;
     let reason = match policy.judge_answer(group, &[], &[destination.ip()], &in_force.learned.load()) {

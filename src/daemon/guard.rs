@@ -7,14 +7,14 @@ use std::{
     ffi::OsString,
     fs::{self, DirBuilder},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::{
         fs::{DirBuilderExt as _, MetadataExt as _, lchown},
         process::CommandExt as _,
     },
     path::Path,
-    process::{Child, Command},
-    time::{Duration, Instant},
+    process::Command,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
@@ -24,11 +24,8 @@ use thiserror::Error;
 use crate::{
     config::Config,
     firewall::{Mode, Options},
-    keeper::{Keeper, Notice, Notices, Protection, Trouble},
-    sys::{
-        rights::{self, Right},
-        seqpacket::Channel,
-    },
+    keeper::{Keeper, Notices, Protection},
+    sys::rights::{self, Right},
     upstream,
 };
 
@@ -36,13 +33,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Guard {
     /// Takes what is to be opened and denied.
-    pub keeper: Keeper,
+    pub keeper: Arc<Keeper>,
     /// What it tells by itself.
     pub notices: Notices,
     /// What keeps others from changing the table.
     pub protection: Protection,
-    /// Its process.
-    pub child: Child,
 }
 
 /// Why there is no enforcing.
@@ -51,26 +46,12 @@ pub enum Unguarded {
     /// The packet filter is not ours to change.
     #[error("the firewall needs the right to change the packet filter: start as root, or with CAP_NET_ADMIN")]
     NoRight,
-    /// It would be refused to do what it is to do.
-    #[error("{trouble}{}", colon(words))]
-    Keeper {
-        /// What.
-        trouble: Trouble,
-        /// More of it.
-        words: String,
-    },
-    /// It said nothing.
-    #[error("the keeper of the firewall did not come up")]
-    Silent,
     /// Questions to it would come back to us.
     #[error(
         "the upstream server {0} is on this machine, and what it asks is turned to us: name the servers it asks in [upstream]"
     )]
     Loop(SocketAddr),
 }
-
-/// How long the keeper may take to put the rules in force.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts the keeper and gives up what only it needs. `None` where no firewall is configured.
 ///
@@ -101,7 +82,7 @@ fn looping(options: &Options) -> Option<SocketAddr> {
     if options.mode != Mode::Host {
         return None;
     }
-    let system = options.asks_system.then(upstream::system_servers).into_iter().flatten();
+    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
     options.resolvers.iter().copied().chain(system).find(|server| server.ip().is_loopback())
 }
 
@@ -130,23 +111,14 @@ fn hand_over(folder: &Path, user: &User) -> io::Result<()> {
 
 /// Runs this program once more, as the keeper.
 fn start_keeper(named: Option<&Path>) -> anyhow::Result<Guard> {
-    let (requests, its_requests) = Channel::pair().context("cannot make a channel to the keeper")?;
-    let (told, its_told) = Channel::pair().context("cannot make a channel to the keeper")?;
     let mut command = Command::new("/proc/self/exe");
     if let Some(path) = named {
         command.args([OsString::from("--config"), path.into()]);
     }
     // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
-    command.arg("keeper").arg0("tunnelwarden-keeper").stdin(its_requests).stdout(its_told).process_group(0);
-    let child = command.spawn().context("cannot start the keeper of the firewall")?;
-    // The command holds the keeper's ends of the channels: it must be gone for its death to be heard.
-    drop(command);
-    let (keeper, mut notices) = (Keeper::new(requests), Notices::new(told));
-    match notices.next_until(Instant::now() + PATIENCE) {
-        Some(Notice::Ready(protection)) => Ok(Guard { keeper, notices, protection, child }),
-        Some(Notice::Trouble { trouble, words }) => Err(Unguarded::Keeper { trouble, words }.into()),
-        Some(Notice::Denied(_) | Notice::Restored) | None => Err(Unguarded::Silent.into()),
-    }
+    command.arg("keeper").arg0("tunnelwarden-keeper").process_group(0);
+    let (keeper, notices, protection) = Keeper::start(command).context("the firewall cannot be enforced")?;
+    Ok(Guard { keeper: Arc::new(keeper), notices, protection })
 }
 
 /// Becomes the user whose sockets the rules let out.
@@ -157,8 +129,4 @@ fn step_down(user: &User) -> io::Result<()> {
         return rights::keep_only(keep);
     }
     rights::become_user(user.uid.as_raw(), user.gid.as_raw(), keep)
-}
-
-fn colon(words: &str) -> String {
-    if words.is_empty() { String::new() } else { format!(": {words}") }
 }

@@ -1,6 +1,8 @@
 //! Puts the pieces together, keeps them going, takes them apart: start, reload, stop. Decides nothing.
 
 mod banner;
+mod firewall;
+pub mod guard;
 mod reload;
 mod state;
 mod watch;
@@ -30,13 +32,18 @@ use crate::{
     cache::Cache,
     config::{Config, Loaded},
     control::{self, Asked, Command},
+    firewall::Mode,
+    gate::Gate,
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, Terms},
+    keeper::{Keyed, Leases},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
     sys::memory,
     upstream::{Lanes, Surroundings, Upstream},
 };
+use firewall::Enforcement;
+use guard::Guard;
 use reload::{Cause, Reloader};
 use watch::Watch;
 
@@ -65,6 +72,8 @@ pub struct Setup {
     pub config: Config,
     /// Where the state is kept.
     pub state_dir: PathBuf,
+    /// What enforces, where a firewall is configured.
+    pub guard: Option<Guard>,
 }
 
 /// Everything that runs.
@@ -77,6 +86,8 @@ struct Running {
     doors: Serving,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// What holds the firewall.
+    enforcement: Option<Enforcement>,
     /// Ends the admin door, which tells of the stop until then.
     close: CancellationToken,
     commands: mpsc::Receiver<Command>,
@@ -87,18 +98,18 @@ struct Running {
 /// # Errors
 /// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
 pub async fn run(setup: Setup) -> anyhow::Result<()> {
-    let Setup { config_path, read_at, loaded, config, state_dir } = setup;
+    let Setup { config_path, read_at, loaded, config, state_dir, guard } = setup;
     // Before anything else is opened, so that a stop during the start is not lost.
     let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
-    let (mut running, mut reloader) = start(config_path, &loaded, config, &state_dir, &metrics)?;
+    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settles_at = None;
+    let (mut settles_at, mut failed) = (None, false);
     loop {
         let cause = tokio::select! {
             signal = signals.next() => match signal {
@@ -109,6 +120,11 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 }
             },
             () = watch.changed() => Cause::Files,
+            () = keeper_gone(&mut running.enforcement) => {
+                tracing::error!("the keeper of the firewall has ended; what it denied stays denied, and nothing new opens");
+                failed = true;
+                break;
+            }
             Some(command) = running.commands.recv() => Cause::Commands(together(command, &mut running.commands)),
             _ = round.tick() => {
                 running.keep_time();
@@ -125,7 +141,16 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
         settles_at.get_or_insert(Instant::now() + SETTLED);
     }
     running.stop().await;
+    anyhow::ensure!(!failed, "the firewall is not held any more");
     Ok(())
+}
+
+/// Returns when what holds the firewall has ended; never where there is none.
+async fn keeper_gone(enforcement: &mut Option<Enforcement>) {
+    match enforcement {
+        Some(enforcement) => enforcement.gone().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Requests that came in while another was served are served by one reload.
@@ -139,13 +164,14 @@ fn start(
     config_path: Option<PathBuf>,
     loaded: &Loaded,
     config: Config,
-    state_dir: &Path,
+    (state_dir, guard): (&Path, Option<Guard>),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
     let started = Timestamp::now();
     let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
     let doors = Doors::open(&config.listen)?;
+    let gate = guard.is_some().then(|| Gate::open(&config.firewall.gate())).transpose()?;
     let admin = open_admin(config.listen.admin)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
@@ -168,11 +194,13 @@ fn start(
 
     let (sender, commands) = mpsc::channel(COMMANDS);
     let socket = config.listen.socket.clone().unwrap_or_else(|| state.folder().join("control"));
-    let asked = Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), commands: sender };
+    let keeper = guard.as_ref().map(|guard| Arc::clone(&guard.keeper));
+    let asked = Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), keeper: keeper.clone(), commands: sender };
     tasks.spawn(control::serve(&socket, asked, Arc::clone(metrics), stop.clone())?);
 
+    let leases = keeper.map(|keeper| Arc::new(Leases::new(keeper, keyed_by(config.firewall.mode))));
     let gateway = Arc::new(Gateway::new(
-        in_force_by(&config, &ingress),
+        in_force_by(&config, &ingress, leases.clone()),
         upstream,
         Arc::clone(&access),
         Cache::new(&config.cache, Arc::clone(metrics)),
@@ -185,6 +213,13 @@ fn start(
     let skipped = doors.skipped().to_vec();
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
+    let enforcement = match (guard, gate, leases) {
+        (Some(guard), Some(gate), Some(leases)) => {
+            let watched = firewall::Watched { gateway: Arc::clone(&gateway), ingress: Arc::clone(&ingress), recorder: recorder.clone(), metrics: Arc::clone(metrics) };
+            Some(Enforcement::begin(guard, gate, leases, watched, &tasks, &stop)?)
+        }
+        _ => None,
+    };
     if let Err(error) = state.keep_last_good(&loaded.sources) {
         tracing::warn!(%error, "cannot keep a copy of the files in force");
     }
@@ -202,7 +237,7 @@ fn start(
     banner::print(&config, &addresses, &skipped, admin, state.folder());
     banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
-    Ok((Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, close, commands }, reloader))
+    Ok((Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, enforcement, close, commands }, reloader))
 }
 
 /// Opens the admin door where there is one, and leaves word of where it is.
@@ -224,9 +259,17 @@ fn serve_admin(
 }
 
 /// What of a configuration the gateway swaps whole.
-fn in_force_by(config: &Config, ingress: &Ingress) -> InForce {
+fn in_force_by(config: &Config, ingress: &Ingress, leases: Option<Arc<Leases>>) -> InForce {
     let (policy, learned) = (Arc::clone(&config.policy), Arc::clone(ingress.published()));
-    InForce { policy, learned, udp_size: config.limits.udp_size, others: config.limits.others }
+    InForce { policy, learned, leases, udp_size: config.limits.udp_size, others: config.limits.others }
+}
+
+/// Whose a lease is.
+fn keyed_by(mode: Mode) -> Keyed {
+    match mode {
+        Mode::Off | Mode::Host => Keyed::ByAddress,
+        Mode::Gateway => Keyed::ByClient,
+    }
 }
 
 /// What of it learning goes by.
@@ -251,6 +294,9 @@ impl Running {
         self.stop.cancel();
         if !self.doors.stopped().await {
             tracing::warn!("some questions were still waiting");
+        }
+        if let Some(enforcement) = self.enforcement {
+            enforcement.stop().await;
         }
         self.gateway.upstream().stop().await;
         self.recorder.stop().await;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -114,11 +115,16 @@ impl Reloader {
             let surroundings = self.surroundings.clone();
             Some(Arc::new(Upstream::start(&next.upstream, surroundings, Arc::clone(&self.metrics))?))
         };
+        if let Some(enforcement) = running.enforcement.as_ref().filter(|_| is_same_firewall(&self.config, &next)) {
+            // It reads the files itself: what we would tell it, it need not believe.
+            enforcement.reload().await.context("the rules of the firewall were not changed")?;
+        }
         if next.audit != self.config.audit {
             running.recorder.reconfigure(&next.audit, running.state.folder()).await?;
         }
         running.gateway.access().replace(&next.limits, next.client_networks.iter().copied());
-        running.gateway.replace(in_force_by(&next, &running.ingress));
+        let leases = running.gateway.in_force().leases.clone();
+        running.gateway.replace(in_force_by(&next, &running.ingress, leases));
         if let Some(upstream) = upstream {
             let old = running.gateway.replace_upstream(upstream);
             // Questions under way there end by themselves; dropping the last handle ends the rest.
@@ -189,5 +195,17 @@ fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
     if before.cache != after.cache {
         needed.push("[cache]".to_owned());
     }
+    if !is_same_firewall(before, after) {
+        needed.push("[firewall], since mode, user, gate-port or [listen] dns is another".to_owned());
+    }
     needed
+}
+
+/// Can its rules be changed while we run? Not who we are, where we listen, and whose leases there are.
+fn is_same_firewall(before: &Config, after: &Config) -> bool {
+    let fixed = |config: &Config| {
+        let options = &config.firewall;
+        (options.mode, options.user.clone(), options.gate(), options.dns.clone())
+    };
+    fixed(before) == fixed(after)
 }

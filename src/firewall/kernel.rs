@@ -57,7 +57,15 @@ pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
         ruleset.dynamic_types().all(|(name, key)| there.value(&format!("set {name}"), "type") == Some(key))
     });
     let removal = if fits { String::new() } else { format!("delete table inet {TABLE}\n") };
-    nft(&["-f", "-"], &format!("{removal}{ruleset}"), "change packet filter rules").map(drop)
+    feed(&format!("{removal}{ruleset}"))
+}
+
+/// Has `nft` read a text: one transaction, all of it or nothing.
+///
+/// # Errors
+/// Nothing was changed.
+pub fn feed(script: &str) -> Result<(), Failure> {
+    nft(&["-f", "-"], script, "change packet filter rules").map(drop)
 }
 
 /// Takes our table away; was there one?
@@ -67,7 +75,7 @@ pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
 pub fn remove() -> Result<bool, Failure> {
     let was_there = listed()?.is_some();
     if was_there {
-        nft(&["-f", "-"], &format!("delete table inet {TABLE}\n"), "change packet filter rules")?;
+        feed(&format!("delete table inet {TABLE}\n"))?;
     }
     Ok(was_there)
 }
@@ -80,7 +88,7 @@ pub fn remove() -> Result<bool, Failure> {
 pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
     let Some(found) = listed()? else { return Ok(vec![Difference::NoTable]) };
     let expected = in_fresh_network(|| {
-        nft(&["-f", "-"], &ruleset.to_string(), "change packet filter rules")?;
+        feed(&ruleset.to_string())?;
         listed()
     });
     let expected = expected.map_err(Failure::NoNamespace)??;

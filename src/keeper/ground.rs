@@ -16,7 +16,7 @@ const HTTPS: u16 = 443;
 /// What the configuration leaves open to requests.
 pub(super) struct Ground {
     untouched: JointPrefixSet<IpNet>,
-    on_link: JointPrefixSet<IpNet>,
+    spared: JointPrefixSet<IpNet>,
     ports: Vec<u16>,
     gateway: bool,
     pub(super) translators: Translators,
@@ -26,7 +26,7 @@ impl Ground {
     pub(super) fn new(terms: &Terms) -> Self {
         Self {
             untouched: terms.never.iter().copied().collect(),
-            on_link: terms.on_link.iter().copied().collect(),
+            spared: terms.spared.iter().copied().collect(),
             ports: terms.allowed_ports.iter().copied().filter(|port| *port != HTTPS).collect(),
             gateway: terms.gateway,
             translators: Translators::new(&terms.nat64),
@@ -51,7 +51,7 @@ impl Ground {
 
     /// May an address be taken for an ingress? Never one that this network itself lives from.
     pub(super) fn may_deny(&self, address: IpAddr) -> bool {
-        let lived_from = |reading| contains(&self.untouched, reading) || contains(&self.on_link, reading);
+        let lived_from = |reading| contains(&self.untouched, reading) || contains(&self.spared, reading);
         // What carries an address is not one that anybody has, so the carried one has to be public.
         is_public(self.translators.read(address)) && self.readings(address).all(|reading| !lived_from(reading))
     }
@@ -123,7 +123,7 @@ mod tests {
         Ground::new(&Terms {
             gateway,
             never: networks(&["9.9.9.9/32", "203.0.114.0/28", "2620:fe::fe/128"]),
-            on_link: networks(&["100.1.2.0/24", "2a00:1:2:3::/64"]),
+            spared: networks(&["100.1.2.0/24", "2a00:1:2:3::/64"]),
             nat64: vec!["2a01:64::/96".parse().unwrap()],
             allowed_ports: vec![80, 443],
             ..Terms::default()
@@ -194,7 +194,7 @@ mod tests {
             let ground = ground(false);
             if ground.may_deny(address) {
                 let read = ground.translators.read(address);
-                prop_assert!(is_public(read) && ground.may_permit(None, read) && !contains(&ground.on_link, read));
+                prop_assert!(is_public(read) && ground.may_permit(None, read) && !contains(&ground.spared, read));
             }
         }
     }

@@ -4,12 +4,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     process::{Child, Command},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::{
-    Counts, LONGEST, Notice, Process, Protection, Refusal, Reply, Request, Trouble,
+    Counts, Done, LONGEST, Notice, Process, Protection, Refusal, Reply, Request, Trouble,
     message::{DENIED_AT_ONCE, PERMITTED_AT_ONCE},
 };
 use crate::sys::seqpacket::Channel;
@@ -21,7 +24,7 @@ const LONG_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum KeeperError {
     /// The keeper has ended. The table stays, but nothing in it changes any more.
     #[error("the keeper has ended")]
     Gone,
@@ -49,6 +52,8 @@ pub enum Failure {
 pub struct Keeper {
     line: Mutex<Line>,
     child: Option<Mutex<Child>>,
+    /// The latest [`Done::epoch`].
+    epoch: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -67,7 +72,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn start(mut program: Command) -> Result<(Self, Notices, Protection), Failure> {
+    pub fn start(mut program: Command) -> Result<(Self, Notices, Protection), KeeperError> {
         let (requests, their_requests) = Channel::pair()?;
         let (notices, their_notices) = Channel::pair()?;
         let child = program.stdin(their_requests).stdout(their_notices).spawn()?;
@@ -80,7 +85,7 @@ impl Keeper {
 
     /// Speaks to a keeper that is started otherwise.
     pub fn over(requests: Channel, notices: Channel) -> (Self, Notices) {
-        (Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None }, Notices(notices))
+        (Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None, epoch: AtomicU32::default() }, Notices(notices))
     }
 
     /// Opens addresses to the client that an answer names them to; `None` is this machine. Some may have to stay as
@@ -88,7 +93,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel does not have them: then the answer must not go out.
-    pub fn permit(&self, client: Option<IpAddr>, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, Failure> {
+    pub fn permit(&self, client: Option<IpAddr>, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, KeeperError> {
         let lifetime = seconds(lifetime);
         self.in_parts(addresses, PERMITTED_AT_ONCE, |addresses| Request::Permit { client, addresses, lifetime })
     }
@@ -103,7 +108,7 @@ impl Keeper {
         addresses: &[IpAddr],
         port: u16,
         lifetime: Duration,
-    ) -> Result<u8, Failure> {
+    ) -> Result<u8, KeeperError> {
         let lifetime = seconds(lifetime);
         let request = |addresses| Request::PermitPort { client, addresses, port, lifetime };
         self.in_parts(addresses, PERMITTED_AT_ONCE, request)
@@ -113,7 +118,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel does not have them all.
-    pub fn deny(&self, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, Failure> {
+    pub fn deny(&self, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, KeeperError> {
         let lifetime = seconds(lifetime);
         self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Deny { addresses, lifetime })
     }
@@ -122,7 +127,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel still has some.
-    pub fn forget(&self, addresses: &[IpAddr]) -> Result<u8, Failure> {
+    pub fn forget(&self, addresses: &[IpAddr]) -> Result<u8, KeeperError> {
         self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Forget { addresses })
     }
 
@@ -130,7 +135,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel still has it.
-    pub fn release(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), Failure> {
+    pub fn release(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), KeeperError> {
         self.done(&Request::Release { client, address }).map(drop)
     }
 
@@ -138,7 +143,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When some are left.
-    pub fn cut(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), Failure> {
+    pub fn cut(&self, client: Option<IpAddr>, address: IpAddr) -> Result<(), KeeperError> {
         self.done(&Request::Cut { client, address }).map(drop)
     }
 
@@ -146,11 +151,11 @@ impl Keeper {
     ///
     /// # Errors
     /// When the keeper does not say.
-    pub fn counts(&self) -> Result<Counts, Failure> {
+    pub fn counts(&self) -> Result<Counts, KeeperError> {
         match self.ask(&Request::Count, PATIENCE)? {
             Reply::Counts(counts) => Ok(counts),
-            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-            Reply::Done(_) | Reply::Process(_) => Err(Failure::Gone),
+            Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
+            Reply::Done(_) | Reply::Process(_) => Err(KeeperError::Gone),
         }
     }
 
@@ -158,11 +163,11 @@ impl Keeper {
     ///
     /// # Errors
     /// When the keeper does not say.
-    pub fn process(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> Result<Option<Process>, Failure> {
+    pub fn process(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> Result<Option<Process>, KeeperError> {
         match self.ask(&Request::Process { protocol, local, remote }, PATIENCE)? {
             Reply::Process(process) => Ok(process),
-            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-            Reply::Done(_) | Reply::Counts(_) => Err(Failure::Gone),
+            Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
+            Reply::Done(_) | Reply::Counts(_) => Err(KeeperError::Gone),
         }
     }
 
@@ -170,7 +175,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When it is not good; what is in force stays, and a notice says why.
-    pub fn reload(&self) -> Result<(), Failure> {
+    pub fn reload(&self) -> Result<(), KeeperError> {
         self.done_within(&Request::Reload, LONG_PATIENCE).map(drop)
     }
 
@@ -178,7 +183,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When it is still there.
-    pub fn remove(&self) -> Result<(), Failure> {
+    pub fn remove(&self) -> Result<(), KeeperError> {
         self.done_within(&Request::Remove, LONG_PATIENCE).map(drop)
     }
 
@@ -186,12 +191,17 @@ impl Keeper {
     ///
     /// # Errors
     /// When it was gone before.
-    pub fn say_bye(self) -> Result<(), Failure> {
+    pub fn say_bye(&self) -> Result<(), KeeperError> {
         self.done_within(&Request::Bye, LONG_PATIENCE)?;
-        if let Some(child) = self.child {
-            child.into_inner().unwrap_or_else(PoisonError::into_inner).wait()?;
+        if let Some(child) = &self.child {
+            child.lock().unwrap_or_else(PoisonError::into_inner).wait()?;
         }
         Ok(())
+    }
+
+    /// Another number than before where something was closed for another reason than time.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     fn in_parts(
@@ -199,37 +209,40 @@ impl Keeper {
         addresses: &[IpAddr],
         size: usize,
         request: impl Fn(Vec<IpAddr>) -> Request,
-    ) -> Result<u8, Failure> {
+    ) -> Result<u8, KeeperError> {
         let mut parts = addresses.chunks(size).map(|part| self.done(&request(part.to_vec())));
         parts.try_fold(0_u8, |all, skipped| Ok(all.saturating_add(skipped?)))
     }
 
-    fn done(&self, request: &Request) -> Result<u8, Failure> {
+    fn done(&self, request: &Request) -> Result<u8, KeeperError> {
         self.done_within(request, PATIENCE)
     }
 
-    fn done_within(&self, request: &Request, patience: Duration) -> Result<u8, Failure> {
+    fn done_within(&self, request: &Request, patience: Duration) -> Result<u8, KeeperError> {
         match self.ask(request, patience)? {
-            Reply::Done(skipped) => Ok(skipped),
-            Reply::Refused(refusal) => Err(Failure::Refused(refusal)),
-            Reply::Counts(_) | Reply::Process(_) => Err(Failure::Gone),
+            Reply::Done(Done { skipped, epoch }) => {
+                self.epoch.store(epoch, Ordering::Relaxed);
+                Ok(skipped)
+            }
+            Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
+            Reply::Counts(_) | Reply::Process(_) => Err(KeeperError::Gone),
         }
     }
 
-    fn ask(&self, request: &Request, patience: Duration) -> Result<Reply, Failure> {
+    fn ask(&self, request: &Request, patience: Duration) -> Result<Reply, KeeperError> {
         let deadline = Instant::now() + patience;
         self.line.lock().unwrap_or_else(PoisonError::into_inner).ask(request, deadline)
     }
 }
 
 impl Line {
-    fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Reply, Failure> {
+    fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Reply, KeeperError> {
         self.number = self.number.wrapping_add(1);
         self.channel.send(&request.encode(self.number), deadline).map_err(failure)?;
         let mut room = [0; LONGEST];
         loop {
-            let length = self.channel.receive(&mut room, Some(deadline)).map_err(failure)?.ok_or(Failure::Gone)?;
-            let (number, reply) = Reply::decode(room.get(..length).unwrap_or_default()).map_err(|_| Failure::Gone)?;
+            let length = self.channel.receive(&mut room, Some(deadline)).map_err(failure)?.ok_or(KeeperError::Gone)?;
+            let (number, reply) = Reply::decode(room.get(..length).unwrap_or_default()).map_err(|_| KeeperError::Gone)?;
             // Others answer what nobody waits for any more.
             if number == self.number {
                 return Ok(reply);
@@ -243,24 +256,24 @@ impl Notices {
     ///
     /// # Errors
     /// When the socket broke, or at the deadline.
-    pub fn next(&self, deadline: Option<Instant>) -> Result<Option<Notice>, Failure> {
+    pub fn next(&self, deadline: Option<Instant>) -> Result<Option<Notice>, KeeperError> {
         let mut room = [0; LONGEST];
         let Some(length) = self.0.receive(&mut room, deadline).map_err(failure)? else { return Ok(None) };
-        Notice::decode(room.get(..length).unwrap_or_default()).map(Some).map_err(|_| Failure::Gone)
+        Notice::decode(room.get(..length).unwrap_or_default()).map(Some).map_err(|_| KeeperError::Gone)
     }
 
     /// Waits until the table stands, or is known not to.
     ///
     /// # Errors
     /// Why it does not.
-    pub fn begin(&self) -> Result<Protection, Failure> {
+    pub fn begin(&self) -> Result<Protection, KeeperError> {
         let deadline = Some(Instant::now() + LONG_PATIENCE);
         loop {
             match self.next(deadline)? {
                 Some(Notice::Ready(protection)) => return Ok(protection),
                 Some(Notice::Trouble { trouble: Trouble::Unseen, .. } | Notice::Denied(_) | Notice::Restored) => {}
-                Some(Notice::Trouble { trouble, words }) => return Err(Failure::Unable { trouble, words }),
-                None => return Err(Failure::Gone),
+                Some(Notice::Trouble { trouble, words }) => return Err(KeeperError::Unable { trouble, words }),
+                None => return Err(KeeperError::Gone),
             }
         }
     }
@@ -270,12 +283,12 @@ fn seconds(lifetime: Duration) -> u32 {
     u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }
 
-fn failure(error: io::Error) -> Failure {
+fn failure(error: io::Error) -> KeeperError {
     if error.kind() == io::ErrorKind::TimedOut {
-        Failure::Late
+        KeeperError::Late
     } else if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) {
-        Failure::Gone
+        KeeperError::Gone
     } else {
-        Failure::System(error)
+        KeeperError::System(error)
     }
 }

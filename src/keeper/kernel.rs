@@ -1,31 +1,31 @@
 //! The table in the kernel: loaded by one `nft`, owned where the kernel has that, watched and restored where not.
 
 use std::{
-    io::{self, Write as _},
+    io,
     os::fd::{AsFd as _, BorrowedFd},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use super::{
-    TABLE, Terms,
+    Terms,
     notice::{Protection, Trouble},
-    sets::{INGRESS, LEASE, PORT, lease_key_length},
+    sets::lease_key_length,
 };
-use crate::sys::{
-    netlink::{Adoption, Change, Changes, Netfilter},
-    rights::{Right, has},
+use crate::{
+    firewall::{
+        self, TABLE,
+        sets::{INGRESS, LEASE, PORT},
+    },
+    sys::{
+        netlink::{Adoption, Change, Changes, Netfilter},
+        rights::{Right, has},
+    },
 };
-
-/// Where distributions have it. The environment is not asked.
-const FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
 
 /// What went wrong, and more of it for people.
 pub(super) type Failed = (Trouble, String);
 
 /// Our table.
 pub(super) struct Kernel {
-    nft: PathBuf,
     /// While it lives and owns the table, nobody else can change it.
     netfilter: Netfilter,
     /// Open where the table is not owned.
@@ -40,7 +40,7 @@ impl Kernel {
         }
         let mut netfilter = Netfilter::open().map_err(failed)?;
         make_room(&mut netfilter, terms)?;
-        let mut kernel = Self { nft: find_nft()?, netfilter, changes: None };
+        let mut kernel = Self { netfilter, changes: None };
         kernel.feed(terms)?;
         kernel.protect()?;
         Ok(kernel)
@@ -56,7 +56,7 @@ impl Kernel {
     }
 
     fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
-        feed(&self.nft, &without_table(&terms.script))?;
+        firewall::feed(&without_table(&terms.script)).map_err(refused)?;
         let sets = self.netfilter.sets(TABLE).map_err(failed)?;
         let missing = [INGRESS, LEASE, PORT].concat().into_iter().find(|name| !sets.iter().any(|(set, _)| set == name));
         missing.map_or(Ok(()), |name| Err((Trouble::NotAsLoaded, format!("set {name} is missing"))))
@@ -136,11 +136,6 @@ fn make_room(netfilter: &mut Netfilter, terms: &Terms) -> Result<(), Failed> {
     netfilter.create_table(TABLE).map(drop).map_err(failed)
 }
 
-fn find_nft() -> Result<PathBuf, Failed> {
-    let mut places = FOLDERS.iter().map(|folder| Path::new(folder).join("nft"));
-    places.find(|place| place.is_file()).ok_or((Trouble::NoNft, format!("looked in {}", FOLDERS.join(", "))))
-}
-
 /// The table is there already, made such that it persists; to `nft` 1.0.6 adding it would mean to take that away, which
 /// the kernel refuses. The other lines keep their numbers.
 fn without_table(script: &str) -> String {
@@ -148,20 +143,14 @@ fn without_table(script: &str) -> String {
     script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
 }
 
-/// One transaction: all lines or none.
-fn feed(nft: &Path, script: &str) -> Result<(), Failed> {
-    let mut command = Command::new(nft);
-    command.args(["-f", "-"]).env_clear().current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| (Trouble::NoNft, format!("{}: {error}", nft.display())))?;
-    // It reads everything before it complains of anything.
-    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
-    let output = child.wait_with_output().map_err(failed)?;
-    match (output.status.success(), written) {
-        (true, Ok(())) => Ok(()),
-        (true, Err(error)) => Err(failed(error)),
-        (false, _) => Err((Trouble::Ruleset, String::from_utf8_lossy(&output.stderr).into_owned())),
-    }
+fn refused(failure: firewall::Failure) -> Failed {
+    let trouble = match failure {
+        firewall::Failure::NoNft | firewall::Failure::Run { .. } => Trouble::NoNft,
+        firewall::Failure::NotPermitted(_) => Trouble::NoRight,
+        firewall::Failure::Refused(said) => return (Trouble::Ruleset, said),
+        firewall::Failure::NoNamespace(_) | firewall::Failure::NotTaken(_) => Trouble::NotAsLoaded,
+    };
+    (trouble, failure.to_string())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "read in map_err")]

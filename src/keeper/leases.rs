@@ -9,17 +9,14 @@ use std::{
     collections::{BTreeSet, HashMap},
     hash::BuildHasher as _,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use foldhash::quality::RandomState;
 use jiff::Timestamp;
 
-use super::{Keeper, KeeperError, Refusal};
-
-/// Most addresses of one answer that are opened; what an answer has beyond stays closed.
-pub const MAX_ADDRESSES: usize = 16;
+use super::{Keeper, KeeperError, PERMITTED_AT_ONCE, Refusal};
 
 /// A lease is at least as long as this, however short the answer's TTL: a client needs time to connect.
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -50,7 +47,7 @@ pub enum Keyed {
 /// What is open, as far as we know.
 #[derive(Debug)]
 pub struct Leases {
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     keyed: Keyed,
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
@@ -71,17 +68,17 @@ struct Key {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     until: Instant,
-    epoch: u64,
+    epoch: u32,
 }
 
 impl Leases {
     /// Nothing is open yet, as far as we know.
-    pub fn new(keeper: Keeper, keyed: Keyed) -> Self {
+    pub fn new(keeper: Arc<Keeper>, keyed: Keyed) -> Self {
         Self { keeper, keyed, hasher: RandomState::default(), shards: Default::default(), dated: Mutex::default() }
     }
 
     /// The keeper behind it.
-    pub fn keeper(&self) -> &Keeper {
+    pub fn keeper(&self) -> &Arc<Keeper> {
         &self.keeper
     }
 
@@ -93,7 +90,7 @@ impl Leases {
     pub fn open(&self, client: IpAddr, addresses: &[IpAddr], ttl: u32, now: Instant) -> Result<u32, KeeperError> {
         let client = self.client(client);
         let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
-        let keys: Vec<_> = asked.take(MAX_ADDRESSES).map(|address| Key { client, address, port: None }).collect();
+        let keys: Vec<_> = asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: None }).collect();
         self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit(client, wanted, lifetime))
     }
 
@@ -110,7 +107,7 @@ impl Leases {
     ) -> Result<u32, KeeperError> {
         let client = self.client(client);
         let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
-        let keys: Vec<_> = asked.take(MAX_ADDRESSES).map(|address| Key { client, address, port: Some(port) }).collect();
+        let keys: Vec<_> = asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: Some(port) }).collect();
         self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit_port(client, wanted, port, lifetime))
     }
 
@@ -150,7 +147,7 @@ impl Leases {
         keys: &[Key],
         ttl: u32,
         now: Instant,
-        ask: impl FnOnce(&[IpAddr], Duration) -> Result<u64, KeeperError>,
+        ask: impl FnOnce(&[IpAddr], Duration) -> Result<u8, KeeperError>,
     ) -> Result<u32, KeeperError> {
         let wanted = Duration::from_secs(u64::from(ttl)).min(LONGEST - GRACE);
         let epoch = self.keeper.epoch();
@@ -165,7 +162,9 @@ impl Leases {
         if !missing.is_empty() {
             let lifetime = wanted.max(SHORTEST) + GRACE;
             let addresses: Vec<_> = missing.iter().map(|key| key.address).collect();
-            let epoch = ask(&addresses, lifetime)?;
+            // What may not be opened stays as it is: it is denied, or open without this.
+            ask(&addresses, lifetime)?;
+            let epoch = self.keeper.epoch();
             shortest = shortest.min(lifetime);
             missing.iter().for_each(|&key| self.remember(key, Open { until: now + lifetime, epoch }, now));
         }
@@ -180,7 +179,7 @@ impl Leases {
     }
 
     /// How long one is open beyond doubt.
-    fn left(&self, key: Key, epoch: u64, now: Instant) -> Option<Duration> {
+    fn left(&self, key: Key, epoch: u32, now: Instant) -> Option<Duration> {
         let open = *self.shard(&key).get(&key)?;
         (open.epoch == epoch).then(|| open.until.saturating_duration_since(now))
     }

@@ -85,14 +85,24 @@ pub enum Request {
 /// What the keeper answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reply {
-    /// It is so in the kernel; but for this many addresses, that have to stay as they are.
-    Done(u8),
+    /// It is so in the kernel.
+    Done(Done),
     /// Nothing was done.
     Refused(Refusal),
     /// How much there is.
     Counts(Counts),
     /// Whose the socket is; `None` where it is gone.
     Process(Option<Process>),
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Done {
+    /// Addresses that have to stay as they are.
+    pub skipped: u8,
+    /// Another number than before where something was closed for another reason than time: what was open before may
+    /// not be.
+    pub epoch: u32,
 }
 
 /// Why nothing was done.
@@ -226,7 +236,7 @@ impl Reply {
     pub fn encode(&self, number: u32) -> Vec<u8> {
         let kind = |kind| Writer::default().number(number).byte(kind);
         let writer = match self {
-            Self::Done(skipped) => kind(1).byte(*skipped),
+            Self::Done(done) => kind(1).byte(done.skipped).number(done.epoch),
             Self::Refused(refusal) => kind(2).byte(*refusal as u8),
             Self::Counts(counts) => counts.fields().into_iter().fold(kind(3), |writer, field| writer.long(*field)),
             Self::Process(None) => kind(4),
@@ -247,7 +257,7 @@ impl Reply {
         let mut reader = Reader::new(bytes);
         let number = reader.number()?;
         let reply = match reader.byte()? {
-            1 => Self::Done(reader.byte()?),
+            1 => Self::Done(Done { skipped: reader.byte()?, epoch: reader.number()? }),
             2 => Self::Refused(Refusal::numbered(reader.byte()?)?),
             3 => Self::Counts(Counts::read(&mut reader)?),
             4 => Self::Process(None),
@@ -330,7 +340,7 @@ mod tests {
         let counts = any::<[u64; 3]>()
             .prop_map(|[leases, denied, untold]| Reply::Counts(Counts { leases, denied, untold, ..Counts::default() }));
         prop_oneof![
-            any::<u8>().prop_map(Reply::Done),
+            any::<(u8, u32)>().prop_map(|(skipped, epoch)| Reply::Done(Done { skipped, epoch })),
             prop::sample::select(Refusal::ALL.to_vec()).prop_map(Reply::Refused),
             process,
             counts,

@@ -14,13 +14,14 @@
 //! | `service` | a request, carried out |
 //! | `process` | the keeper's life |
 //! | `owner` | whose a socket is |
-//! | `handle` | the forwarder's side |
+//! | `handle`, `leases` | the forwarder's side |
 
 mod book;
 mod codec;
 mod ground;
 mod handle;
 mod kernel;
+mod leases;
 mod message;
 mod nat64;
 mod notice;
@@ -35,17 +36,12 @@ mod tests;
 use ipnet::{IpNet, Ipv6Net};
 
 pub use codec::Malformed;
-pub use handle::{Failure, Keeper, Notices};
-pub use message::{Counts, DENIED_AT_ONCE, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
+pub use handle::{Keeper, KeeperError, Notices};
+pub use leases::{Keyed, Leases};
+pub use message::{Counts, DENIED_AT_ONCE, Done, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
 pub use notice::{Denied, Notice, Protection, Trouble, Way};
 pub use process::run;
 
-/// The table of family `inet` that is ours.
-pub const TABLE: &str = "tunnelwarden";
-/// The group to which the ruleset logs packets.
-pub const LOG_GROUP: u16 = 20053;
-/// The zone in which connections of the forwarder's own sockets are tracked.
-pub const ZONE: u16 = 20053;
 
 /// What the configuration says to the keeper.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +54,8 @@ pub struct Terms {
     pub nat64: Vec<Ipv6Net>,
     /// Neither opened nor closed on request: our own, upstream servers', `addresses`, `static`, `exempt`.
     pub never: Vec<IpNet>,
-    /// Networks of this machine's interfaces: may be opened, never closed.
-    pub on_link: Vec<IpNet>,
+    /// May be opened, never closed: networks of this machine's interfaces, and what half of the Internet depends on.
+    pub spared: Vec<IpNet>,
     /// Ports that allowing rules name.
     pub allowed_ports: Vec<u16>,
     /// Is the table taken away when the forwarder stops on purpose?

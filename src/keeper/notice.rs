@@ -174,7 +174,8 @@ impl Way {
             "dns" => Self::Dns,
             "dot" => Self::Dot,
             "doh" => Self::Doh,
-            "address" => Self::Address,
+            // Who is observed does not meet the gate.
+            "address" | "gate" => Self::Address,
             "unresolved" => Self::Unresolved,
             "strict" => Self::Strict,
             _ => return None,

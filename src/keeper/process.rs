@@ -12,15 +12,18 @@ use nix::{
 };
 
 use super::{
-    LOG_GROUP, LONGEST, Terms,
+    LONGEST, Terms,
     message::Request,
     notice::{Denied, Notice, Trouble, Way},
     owner::clean,
     service::Service,
 };
-use crate::sys::{
+use crate::{
+    firewall::LOG_GROUP,
+    sys::{
     netlink::{LoggedPacket, PacketLog},
     seqpacket::{Channel, timeout},
+    },
 };
 
 /// The forwarder waits for each reply, so it reads.

@@ -8,20 +8,28 @@ use std::{
 };
 
 use super::{
-    TABLE, Terms, ZONE,
+    Terms,
     book::{Book, Bounds, Full, Target},
     ground::Ground,
     kernel::{Failed, Kernel},
-    message::{Counts, Refusal, Reply, Request},
+    message::{Counts, Done, Refusal, Reply, Request},
     notice::{Protection, Trouble},
     owner::Owners,
     rate::Bucket,
-    sets::{Elements, INGRESS, LEASE, PORT, read_leases},
+    sets::{Elements, read_leases},
 };
-use crate::sys::netlink::{Flow, Flows, SocketTable};
+use crate::{
+    firewall::{
+        TABLE, ZONE,
+        sets::{INGRESS, LEASE, PORT},
+    },
+    sys::netlink::{Flow, Flows, SocketTable},
+};
 
-/// Nothing is open or denied for longer without being asked for again.
+/// Nothing is open for longer without being asked for again.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// What is denied stays so while the forwarder is gone, until it is mended.
+const LONGEST_DENIED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What looks through every connection of the machine costs as much as this many others.
 const COSTLY: u32 = 100;
 /// One of many clients, or the one that this machine is.
@@ -47,6 +55,8 @@ pub(super) struct Service {
     uncut: HashSet<IpAddr>,
     owners: Option<Owners>,
     is_removed: bool,
+    /// See [`Done::epoch`].
+    epoch: u32,
 }
 
 /// The reply, and what people should know of it.
@@ -71,6 +81,7 @@ impl Service {
             uncut: HashSet::new(),
             owners: Owners::open().ok(),
             is_removed: false,
+            epoch: 0,
             terms,
         };
         service.remember(now).map_err(|error| (Trouble::Kernel, error.to_string()))?;
@@ -109,7 +120,7 @@ impl Service {
         match outcome {
             Ok(skipped) => {
                 self.counts.skipped += u64::from(skipped);
-                (Reply::Done(skipped), None)
+                (Reply::Done(Done { skipped, epoch: self.epoch }), None)
             }
             Err((refusal, trouble)) => {
                 self.counts.failed += u64::from(matches!(refusal, Refusal::Kernel | Refusal::Full));
@@ -119,14 +130,14 @@ impl Service {
     }
 
     /// Opens what may be; the number of addresses that may not. A denied address stays denied: only a port of it opens.
-    fn permit(&mut self, client: Option<IpAddr>, addresses: &[IpAddr], port: u16, lifetime: u32, now: Instant) -> Done {
+    fn permit(&mut self, client: Option<IpAddr>, addresses: &[IpAddr], port: u16, lifetime: u32, now: Instant) -> Skipped {
         let client = client.map(|client| client.to_canonical());
         if !self.ground.admits(client) {
             return Err((Refusal::Client, None));
         }
         let targets = self.admissible(client, addresses, port, now);
         let book = if port == 0 { &mut self.leases } else { &mut self.ports };
-        let admitted = match book.admit(client, &targets, bounded(lifetime), now) {
+        let admitted = match book.admit(client, &targets, bounded(lifetime, LONGEST), now) {
             Ok(admitted) => admitted,
             Err(Full) => {
                 book.release_all(client, &targets);
@@ -134,6 +145,7 @@ impl Service {
             }
         };
         self.counts.evicted += as_count(admitted.evicted.len());
+        self.epoch = self.epoch.wrapping_add(u32::from(!admitted.evicted.is_empty()));
         let (mut going, mut coming) = (Elements::default(), Elements::default());
         for target in admitted.evicted {
             going.add_lease(client, target, LONGEST);
@@ -164,13 +176,13 @@ impl Service {
         self.denied.holds(None, whole(self.ground.translators.read(address)), now)
     }
 
-    fn deny(&mut self, addresses: &[IpAddr], lifetime: u32, now: Instant) -> Done {
+    fn deny(&mut self, addresses: &[IpAddr], lifetime: u32, now: Instant) -> Skipped {
         let may = addresses.iter().filter(|address| self.ground.may_deny(**address));
         let mut targets: Vec<_> = may.map(|address| whole(self.ground.translators.read(*address))).collect();
         targets.sort();
         targets.dedup();
         let new: Vec<_> = targets.iter().filter(|target| !self.denied.holds(None, **target, now)).copied().collect();
-        let Ok(admitted) = self.denied.admit(None, &targets, bounded(lifetime), now) else {
+        let Ok(admitted) = self.denied.admit(None, &targets, bounded(lifetime, LONGEST_DENIED), now) else {
             self.denied.release_all(None, &new);
             return Err((Refusal::Full, None));
         };
@@ -186,7 +198,7 @@ impl Service {
         Ok(skipped(addresses.len(), targets.len()))
     }
 
-    fn forget(&mut self, addresses: &[IpAddr]) -> Done {
+    fn forget(&mut self, addresses: &[IpAddr]) -> Skipped {
         let mut going = Elements::default();
         let mut known = 0;
         for address in addresses {
@@ -202,6 +214,7 @@ impl Service {
     }
 
     fn release(&mut self, client: Option<IpAddr>, address: IpAddr) -> Result<(), Refused> {
+        self.epoch = self.epoch.wrapping_add(1);
         let (client, address) = (client.map(|client| client.to_canonical()), address.to_canonical());
         let mut going = Elements::default();
         for book in [&mut self.leases, &mut self.ports] {
@@ -214,7 +227,7 @@ impl Service {
     }
 
     /// Ends connections to an address that may be denied: nobody is cut off from anything else on request.
-    fn cut(&mut self, client: Option<IpAddr>, address: IpAddr) -> Done {
+    fn cut(&mut self, client: Option<IpAddr>, address: IpAddr) -> Skipped {
         let address = address.to_canonical();
         if !self.ground.may_deny(address) {
             return Err((Refusal::Address, None));
@@ -318,6 +331,7 @@ impl Service {
 
     /// Takes back what the configuration, being another now, does not allow any more.
     fn withdraw(&mut self, now: Instant) {
+        self.epoch = self.epoch.wrapping_add(1);
         let ground = &self.ground;
         let mut going = Elements::default();
         let denied: Vec<_> = self.denied.open(now).filter(|(_, target, _)| !ground.may_deny(target.address)).collect();
@@ -339,7 +353,7 @@ impl Service {
         let _ = self.change(&going, &Elements::default(), now);
     }
 
-    fn reload(&mut self, terms: impl FnOnce() -> Result<Terms, String>, now: Instant) -> Done {
+    fn reload(&mut self, terms: impl FnOnce() -> Result<Terms, String>, now: Instant) -> Skipped {
         let refused = |failed| (Refusal::Ruleset, Some(failed));
         let terms = terms().map_err(|words| refused((Trouble::Configuration, words)))?;
         if terms.gateway != self.terms.gateway {
@@ -358,7 +372,8 @@ impl Service {
         Ok(0)
     }
 
-    fn remove(&mut self) -> Done {
+    fn remove(&mut self) -> Skipped {
+        self.epoch = self.epoch.wrapping_add(1);
         self.kernel.remove().map_err(|failed| (Refusal::Kernel, Some(failed)))?;
         self.is_removed = true;
         Ok(0)
@@ -399,14 +414,14 @@ impl Service {
 
 type Refused = (Refusal, Option<Failed>);
 /// The number of addresses that stay as they are.
-type Done = Result<u8, Refused>;
+type Skipped = Result<u8, Refused>;
 
 fn whole(address: IpAddr) -> Target {
     Target { address, port: 0 }
 }
 
-fn bounded(seconds: u32) -> Duration {
-    Duration::from_secs(u64::from(seconds.max(1))).min(LONGEST)
+fn bounded(seconds: u32, longest: Duration) -> Duration {
+    Duration::from_secs(u64::from(seconds.max(1))).min(longest)
 }
 
 fn skipped(asked: usize, done: usize) -> u8 {

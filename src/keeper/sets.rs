@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{book::Target, nat64::Translators};
-use crate::sys::netlink::{Element, Key, Netfilter};
-
-use super::TABLE;
-
-/// Sets that fill while we run: the name for IPv4, the one for IPv6.
-pub(super) const INGRESS: [&str; 2] = ["ingress_v4", "ingress_v6"];
-pub(super) const LEASE: [&str; 2] = ["lease_v4", "lease_v6"];
-pub(super) const PORT: [&str; 2] = ["port_v4", "port_v6"];
+use crate::{
+    firewall::{
+        TABLE,
+        sets::{INGRESS, LEASE, PORT},
+    },
+    sys::netlink::{Element, Key, Netfilter},
+};
 
 /// Changes to several sets, made together.
 #[derive(Debug, Default)]

@@ -1,0 +1,73 @@
+//! The keeper of the firewall: `serve` starts it, and nobody else has a use for it. It alone may change the packet filter.
+
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use super::{Common, Exit};
+use crate::{
+    config::{self, Config},
+    firewall::{self, Mode, OnStop, Ruleset},
+    keeper::{self, Terms},
+    problem::Severity,
+    sys::{
+        interfaces::Interfaces,
+        rights::{self, Right},
+        seqpacket::Channel,
+    },
+    upstream,
+};
+
+pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
+    let started = "the keeper is started by `tunnelwarden serve`";
+    let requests = Channel::from_stdin().context(started)?;
+    let notices = Channel::from_stdout().context(started)?;
+    ignore_signals().context("cannot ignore signals")?;
+    rights::keep_only(&[Right::NetAdmin]).context("cannot give up rights")?;
+    let outcome = keeper::run(requests, notices, || terms(common).map_err(|error| format!("{error:#}")));
+    // What was wrong was said, and is printed where it was heard.
+    Ok(if outcome.is_ok() { Exit::Done } else { Exit::Failed })
+}
+
+/// Its end is its peer's: what stops a whole service at once must not end it before the good-bye.
+#[expect(unsafe_code, reason = "nix asks for it, since a handler could do anything; ignoring does nothing")]
+fn ignore_signals() -> nix::Result<()> {
+    for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+        // SAFETY: no handler runs.
+        unsafe { signal(ignored, SigHandler::SigIgn) }?;
+    }
+    Ok(())
+}
+
+/// What the files say now.
+fn terms(common: &Common) -> anyhow::Result<Terms> {
+    let loaded = config::load(common.config.as_deref(), Timestamp::now());
+    let Some(config) = loaded.outcome else {
+        let first = loaded.problems.iter().find(|problem| problem.severity == Severity::Error);
+        bail!("{}", first.map(ToString::to_string).unwrap_or_default());
+    };
+    let options = &config.firewall;
+    let uid = firewall::uid_of(&options.user)?;
+    let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
+    let interfaces = Interfaces::read().context("cannot read the interfaces")?;
+    Ok(Terms {
+        script: ruleset.to_string(),
+        gateway: options.mode == Mode::Gateway,
+        nat64: options.nat64.clone(),
+        never: untouched(&config, &interfaces),
+        spared: interfaces.networks.iter().chain(&config.ingress.shared).copied().collect(),
+        allowed_ports: config.policy.allowed_ports(),
+        on_stop_remove: options.on_stop == OnStop::Remove,
+    })
+}
+
+/// What no request opens or closes: our own addresses, those of whom we ask, and what the configuration settles.
+fn untouched(config: &Config, interfaces: &Interfaces) -> Vec<IpNet> {
+    let options = &config.firewall;
+    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
+    let servers = options.resolvers.iter().chain(&system).map(|server| server.ip().to_canonical());
+    let hosts = interfaces.addresses.iter().copied().chain(servers).map(IpNet::from);
+    let settled = [&options.own, &options.fixed, &options.exempt];
+    hosts.chain(settled.into_iter().flatten().copied()).collect()
+}
