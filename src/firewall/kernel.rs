@@ -8,7 +8,10 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Ruleset, TABLE, listing::{Difference, Listing}};
+use super::{
+    Ruleset, TABLE,
+    listing::{Difference, Listing},
+};
 use crate::sys::namespace::in_fresh_network;
 
 /// Where `nft` is looked for; whoever started us may have any other program in its path.

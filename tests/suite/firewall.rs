@@ -148,7 +148,9 @@ fn another_mode_takes_the_place_of_the_one_before() {
     if !is_in_a_network_of_its_own("another_mode_takes_the_place_of_the_one_before") {
         return;
     }
-    for (from, to) in [("host", "gateway"), ("gateway", "gateway-strict"), ("gateway-strict", "host-strict"), ("host-strict", "host")] {
+    for (from, to) in
+        [("host", "gateway"), ("gateway", "gateway-strict"), ("gateway-strict", "host-strict"), ("host-strict", "host")]
+    {
         run(from, &["apply"], 0);
         run(to, &["status"], 4);
         run(to, &["apply"], 0);
@@ -218,7 +220,10 @@ fn nothing_slips_through_while_rules_are_applied_again_and_again() {
         assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
     }
     run("host-strict", &["apply"], 0);
-    nft(&["-f", "-"], "add element inet tunnelwarden ingress_v4 { 84.1.0.5 }\nadd element inet tunnelwarden lease_v4 { 84.1.0.5, 84.1.0.6, 192.0.2.53, 198.51.100.9 }\n");
+    nft(
+        &["-f", "-"],
+        "add element inet tunnelwarden ingress_v4 { 84.1.0.5 }\nadd element inet tunnelwarden lease_v4 { 84.1.0.5, 84.1.0.6, 192.0.2.53, 198.51.100.9 }\n",
+    );
     // Learned; a pack's network; a known resolver; nothing that was resolved; and one that must get through.
     let targets = ["84.1.0.5:4433", "198.51.100.9:22", "192.0.2.53:443", "84.1.0.9:80", "84.1.0.6:80"];
     let stop = AtomicBool::new(false);
