@@ -54,13 +54,23 @@ const MAX_COMPLAINT: usize = 1000;
 /// # Errors
 /// Nothing was changed.
 pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
+    match load(&ruleset.to_string()) {
+        // Asked only now: with all leases in it, a table takes seconds to list.
+        Err(Failure::Refused(_)) if !fits(ruleset)? => load(&format!("delete table inet {TABLE}\n{ruleset}")),
+        outcome => outcome,
+    }
+}
+
+fn load(script: &str) -> Result<(), Failure> {
+    nft(&["-f", "-"], script, "change packet filter rules").map(drop)
+}
+
+/// Can the table that is there become this one? A set keeps its type and a chain its hook for life, and both are
+/// another mode's.
+fn fits(ruleset: &Ruleset) -> Result<bool, Failure> {
+    let is_typed = |there: &Listing, name: &str, key: &str| there.value(&format!("set {name}"), "type") == Some(key);
     let there = listed()?;
-    // A set keeps its type and a chain its hook for life.
-    let fits = there.is_none_or(|there| {
-        ruleset.dynamic_types().all(|(name, key)| there.value(&format!("set {name}"), "type") == Some(key))
-    });
-    let removal = if fits { String::new() } else { format!("delete table inet {TABLE}\n") };
-    nft(&["-f", "-"], &format!("{removal}{ruleset}"), "change packet filter rules").map(drop)
+    Ok(there.is_none_or(|there| ruleset.dynamic_types().all(|(name, key)| is_typed(&there, name, key))))
 }
 
 /// Takes our table away; was there one?
@@ -70,7 +80,7 @@ pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
 pub fn remove() -> Result<bool, Failure> {
     let was_there = listed()?.is_some();
     if was_there {
-        nft(&["-f", "-"], &format!("delete table inet {TABLE}\n"), "change packet filter rules")?;
+        load(&format!("delete table inet {TABLE}\n"))?;
     }
     Ok(was_there)
 }
@@ -83,7 +93,7 @@ pub fn remove() -> Result<bool, Failure> {
 pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
     let Some(found) = listed()? else { return Ok(vec![Difference::NoTable]) };
     let expected = in_fresh_network(|| {
-        nft(&["-f", "-"], &ruleset.to_string(), "change packet filter rules")?;
+        load(&ruleset.to_string())?;
         listed()
     });
     let expected = expected.map_err(Failure::NoNamespace)??;
