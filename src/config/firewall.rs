@@ -61,9 +61,7 @@ fn read_section(table: &mut Table<'_>) -> Section {
             value.entries(read_interface)
         }),
     );
-    for (key, target) in
-        [("exempt", &mut options.exempt), ("static", &mut options.fixed), ("ntp", &mut options.ntp)]
-    {
+    for (key, target) in [("exempt", &mut options.exempt), ("static", &mut options.fixed), ("ntp", &mut options.ntp)] {
         let networks = table.take(key, |value| {
             note(key, value);
             value.entries(|entry| Some(entry.network()?.value))
@@ -140,7 +138,8 @@ fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], pr
         problems.push(error.hint("take it out, or set mode = \"gateway\""));
     }
     if !options.answers_v4() {
-        let error = Problem::error(place, "this machine's questions cannot be turned to us: nothing of [listen] dns is there");
+        let error =
+            Problem::error(place, "this machine's questions cannot be turned to us: nothing of [listen] dns is there");
         problems.push(error.hint("add \"127.0.0.1:5300\" to [listen] dns, and \"[::1]:5300\" for IPv6"));
     }
     shared_port(options, place, problems);
@@ -148,12 +147,15 @@ fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], pr
 
 fn on_gateway(options: &Options, place: &Place, problems: &mut Problems) {
     if options.lan.is_empty() {
-        let error = Problem::error(place, "mode \"gateway\" needs \"lan\": the interfaces behind which the clients are");
+        let error =
+            Problem::error(place, "mode \"gateway\" needs \"lan\": the interfaces behind which the clients are");
         problems.push(error.hint("such as: lan = [\"eth1\"]"));
     }
     if !options.answers_v4() && !options.answers_v6() {
         let error = Problem::error(place, "none of [listen] dns covers lan: clients' questions cannot be turned to us");
-        problems.push(error.hint("add the address that this machine has there, such as \"192.0.2.1:53\", or \"0.0.0.0:53\""));
+        problems.push(
+            error.hint("add the address that this machine has there, such as \"192.0.2.1:53\", or \"0.0.0.0:53\""),
+        );
     }
     shared_port(options, place, problems);
 }
@@ -175,7 +177,9 @@ fn read_interface(value: &Value<'_>) -> Option<String> {
         let fault = Fault::from(format!("{} is no name of an interface", quoted(text)));
         Err(match text.contains('*') {
             true => fault.hint("name each of them: there are no wildcards here"),
-            false => fault.hint(format!("a name is up to {MAX_INTERFACE} letters, digits and _ . @ : -; see: ip -br link")),
+            false => {
+                fault.hint(format!("a name is up to {MAX_INTERFACE} letters, digits and _ . @ : -; see: ip -br link"))
+            }
         })
     })
 }
@@ -189,7 +193,9 @@ fn read_user(value: &Value<'_>) -> Option<String> {
             return Err(Fault::from(format!("{} is no name of a user", quoted(text))));
         }
         if text == "root" {
-            let fault = Fault::from("\"root\" cannot be the forwarder's user: all of root's programs would be let out".to_owned());
+            let fault = Fault::from(
+                "\"root\" cannot be the forwarder's user: all of root's programs would be let out".to_owned(),
+            );
             return Err(fault.hint("make one of its own: useradd --system --no-create-home tunnelwarden"));
         }
         Ok(text.to_owned())

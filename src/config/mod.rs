@@ -152,14 +152,7 @@ fn read_sections(root: &mut Table<'_>, base: &Path, library: &mut Library) -> Se
         cache: cache::read(root),
         limits: limits::read(root),
         audit: audit::read(root, base),
-        plan: Plan {
-            organization,
-            defaults,
-            groups,
-            exceptions,
-            packs: Vec::new(),
-            nat64: firewall.nat64.clone(),
-        },
+        plan: Plan { organization, defaults, groups, exceptions, packs: Vec::new(), nat64: firewall.nat64.clone() },
         firewall,
     }
 }

@@ -68,7 +68,8 @@ impl Chains {
         let mut chains = vec![writer.zone(), writer.redirect(), writer.dns(), writer.foreign_dns(), writer.guard()];
         chains.extend([writer.egress(), writer.observed()]);
         chains.extend([writer.rest(Fate::Denied), writer.rest(Fate::Observed)]);
-        let ends: Vec<_> = END.into_iter().flat_map(|(reason, fates)| fates.iter().map(move |&fate| (reason, fate))).collect();
+        let ends: Vec<_> =
+            END.into_iter().flat_map(|(reason, fates)| fates.iter().map(move |&fate| (reason, fate))).collect();
         chains.extend(ends.iter().map(|&(reason, fate)| end(reason, fate)));
         chains.push(refuse());
         let mut counters: Vec<_> = ends.iter().map(|&(reason, fate)| name(reason, fate)).collect();

@@ -8,11 +8,14 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Ruleset, TABLE, listing::{Difference, Listing}};
+use super::{
+    Ruleset, TABLE,
+    listing::{Difference, Listing},
+};
 use crate::sys::namespace::in_fresh_network;
 
 /// Where `nft` is looked for; whoever started us may have any other program in its path.
-pub const NFT_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+const NFT_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Why the kernel was not changed or not read.
 #[derive(Debug, Error)]
@@ -51,21 +54,27 @@ const MAX_COMPLAINT: usize = 1000;
 /// # Errors
 /// Nothing was changed.
 pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
-    let there = listed()?;
-    // A set keeps its type and a chain its hook for life.
-    let fits = there.is_none_or(|there| {
-        ruleset.dynamic_types().all(|(name, key)| there.value(&format!("set {name}"), "type") == Some(key))
-    });
-    let removal = if fits { String::new() } else { format!("delete table inet {TABLE}\n") };
-    feed(&format!("{removal}{ruleset}"))
+    match load(&ruleset.to_string()) {
+        // Asked only now: with all leases in it, a table takes seconds to list.
+        Err(Failure::Refused(_)) if !fits(ruleset)? => load(&format!("delete table inet {TABLE}\n{ruleset}")),
+        outcome => outcome,
+    }
 }
 
 /// Has `nft` read a text: one transaction, all of it or nothing.
 ///
 /// # Errors
 /// Nothing was changed.
-pub fn feed(script: &str) -> Result<(), Failure> {
+pub fn load(script: &str) -> Result<(), Failure> {
     nft(&["-f", "-"], script, "change packet filter rules").map(drop)
+}
+
+/// Can the table that is there become this one? A set keeps its type and a chain its hook for life, and both are
+/// another mode's.
+fn fits(ruleset: &Ruleset) -> Result<bool, Failure> {
+    let is_typed = |there: &Listing, name: &str, key: &str| there.value(&format!("set {name}"), "type") == Some(key);
+    let there = listed()?;
+    Ok(there.is_none_or(|there| ruleset.dynamic_types().all(|(name, key)| is_typed(&there, name, key))))
 }
 
 /// Takes our table away; was there one?
@@ -75,7 +84,7 @@ pub fn feed(script: &str) -> Result<(), Failure> {
 pub fn remove() -> Result<bool, Failure> {
     let was_there = listed()?.is_some();
     if was_there {
-        feed(&format!("delete table inet {TABLE}\n"))?;
+        load(&format!("delete table inet {TABLE}\n"))?;
     }
     Ok(was_there)
 }
@@ -88,7 +97,7 @@ pub fn remove() -> Result<bool, Failure> {
 pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
     let Some(found) = listed()? else { return Ok(vec![Difference::NoTable]) };
     let expected = in_fresh_network(|| {
-        feed(&ruleset.to_string())?;
+        load(&ruleset.to_string())?;
         listed()
     });
     let expected = expected.map_err(Failure::NoNamespace)??;

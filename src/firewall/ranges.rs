@@ -107,14 +107,21 @@ mod tests {
 
     #[test]
     fn ranges_are_written_shortly_and_never_touch() {
-        let networks = ["10.0.0.0/8", "10.20.0.0/16", "10.20.7.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let networks =
+            ["10.0.0.0/8", "10.20.0.0/16", "10.20.7.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap());
         // The narrowest network with an even length wins over those with an odd one, say.
         let inner: IpNet = networks[1];
         let holds = |address: IpAddr| networks[0].contains(&address) && !inner.contains(&address);
-        assert_eq!(shown(&where_it_holds(&networks, Family::V4, holds)), "10.0.0.0-10.19.255.255 10.21.0.0-10.255.255.255");
+        assert_eq!(
+            shown(&where_it_holds(&networks, Family::V4, holds)),
+            "10.0.0.0-10.19.255.255 10.21.0.0-10.255.255.255"
+        );
         assert_eq!(shown(&where_it_holds(&networks, Family::V4, |_| true)), "0.0.0.0/0");
         assert_eq!(shown(&where_it_holds(&networks, Family::V6, |_| true)), "::/0");
-        assert_eq!(shown(&where_it_holds(&networks, Family::V6, |address| networks[3].contains(&address))), "2001:db8::/32");
+        assert_eq!(
+            shown(&where_it_holds(&networks, Family::V6, |address| networks[3].contains(&address))),
+            "2001:db8::/32"
+        );
         assert_eq!(shown(&where_it_holds(&[], Family::V4, |_| false)), "");
         let overlapping = ["192.0.2.0/25", "192.0.2.128/25", "192.0.2.7/32", "198.51.100.1/32", "::1/128"];
         let overlapping = overlapping.map(|text| text.parse().unwrap());

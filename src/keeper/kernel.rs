@@ -56,7 +56,7 @@ impl Kernel {
     }
 
     fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
-        firewall::feed(&without_table(&terms.script)).map_err(refused)?;
+        firewall::load(&without_table(&terms.script)).map_err(refused)?;
         let sets = self.netfilter.sets(TABLE).map_err(failed)?;
         let missing = [INGRESS, LEASE, PORT].concat().into_iter().find(|name| !sets.iter().any(|(set, _)| set == name));
         missing.map_or(Ok(()), |name| Err((Trouble::NotAsLoaded, format!("set {name} is missing"))))

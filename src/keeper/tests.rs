@@ -123,7 +123,7 @@ fn what_is_permitted_is_in_the_kernel_before_the_reply() {
         bed.keeper.release(None, addresses[0]).unwrap();
         assert!(!lists("lease_v4", "93.184.216.34"));
         let client = bed.keeper.permit(Some(ip("10.0.0.5")), &addresses, HOUR);
-        assert!(matches!(client, Err(Failure::Refused(Refusal::Client))), "{client:?}");
+        assert!(matches!(client, Err(KeeperError::Refused(Refusal::Client))), "{client:?}");
         bed.kill();
     });
 }
@@ -146,7 +146,7 @@ fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
         assert!(lists("port_v4", "3.124.1.2 . 80"));
         for port in [443, 22] {
             let refused = bed.keeper.permit_port(None, &ingress, port, HOUR);
-            assert!(matches!(refused, Err(Failure::Refused(Refusal::Port))), "{refused:?}");
+            assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Port))), "{refused:?}");
         }
         bed.keeper.forget(&ingress).unwrap();
         assert!(!lists("ingress_v4", "elements") && !lists("ingress_v6", "elements"));
@@ -188,7 +188,7 @@ fn the_table_survives_what_others_flush_and_the_forwarder_s_death() {
         assert!(lists("lease_v4", "93.184.216.34"));
         let second = Bed::begin(terms());
         let refused = second.notices.begin();
-        assert!(matches!(refused, Err(Failure::Unable { trouble: Trouble::TableTaken, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(KeeperError::Unable { trouble: Trouble::TableTaken, .. })), "{refused:?}");
         bed.kill();
         assert_eq!(Netfilter::open().unwrap().table(TABLE).unwrap(), Some(Table { persists: true, owner: None }));
         // The next one knows what was open and denied, but for what is not allowed any more.
@@ -210,7 +210,7 @@ fn a_reload_keeps_what_was_learned_and_a_bad_one_changes_nothing() {
         assert!(nft("list table inet tunnelwarden").unwrap().contains("new"));
         bed.terms.lock().unwrap().script.push_str("add rule inet tunnelwarden nowhere accept\n");
         let refused = bed.keeper.reload();
-        assert!(matches!(refused, Err(Failure::Refused(Refusal::Ruleset))), "{refused:?}");
+        assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Ruleset))), "{refused:?}");
         let notice = bed.next();
         let Notice::Trouble { trouble: Trouble::Ruleset, words } = &notice else { panic!("{notice:?}") };
         assert!(words.contains("nowhere"), "{words}");
@@ -296,7 +296,7 @@ fn connections_to_what_is_denied_end() {
         assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted);
         assert_eq!(flows(), 0);
         let refused = bed.keeper.cut(None, ip("9.9.9.9"));
-        assert!(matches!(refused, Err(Failure::Refused(Refusal::Address))), "{refused:?}");
+        assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Address))), "{refused:?}");
         bed.keeper.cut(None, ip("3.124.1.2")).unwrap();
         bed.kill();
     });
@@ -364,7 +364,7 @@ fn a_table_of_another_mode_makes_room() {
         let (bed, _) = Bed::ready(gateway());
         bed.keeper.permit(Some(ip("10.0.0.5")), &[ip("93.184.216.34")], HOUR).unwrap();
         *bed.terms.lock().unwrap() = terms();
-        assert!(matches!(bed.keeper.reload(), Err(Failure::Refused(Refusal::Ruleset))));
+        assert!(matches!(bed.keeper.reload(), Err(KeeperError::Refused(Refusal::Ruleset))));
         bed.kill();
     });
 }
@@ -374,13 +374,13 @@ fn what_cannot_be_enforced_is_said_in_words() {
     within_namespace(|| {
         let broken = Terms { script: "add table inet tunnelwarden\nnonsense\n".to_owned(), ..terms() };
         let bed = Bed::begin(broken);
-        let Err(Failure::Unable { trouble: Trouble::Ruleset, words }) = bed.notices.begin() else { panic!() };
+        let Err(KeeperError::Unable { trouble: Trouble::Ruleset, words }) = bed.notices.begin() else { panic!() };
         assert!(words.contains("nonsense"), "{words}");
         assert_eq!(bed.thread.join().unwrap(), Err(Trouble::Ruleset));
-        assert!(matches!(bed.keeper.counts(), Err(Failure::Gone)));
+        assert!(matches!(bed.keeper.counts(), Err(KeeperError::Gone)));
         let hollow = Terms { script: "add table inet tunnelwarden\n".to_owned(), ..terms() };
         let unable = Bed::begin(hollow).notices.begin();
-        assert!(matches!(unable, Err(Failure::Unable { trouble: Trouble::NotAsLoaded, .. })), "{unable:?}");
+        assert!(matches!(unable, Err(KeeperError::Unable { trouble: Trouble::NotAsLoaded, .. })), "{unable:?}");
     });
 }
 
@@ -394,7 +394,7 @@ fn leases_cost_little_however_many_there_are() {
         for who in 0..clients {
             let all: Vec<_> = (0..2000).map(|number| address(who * 2000 + number)).collect();
             while let Err(failure) = bed.keeper.permit(client(who), &all, HOUR) {
-                assert!(matches!(failure, Failure::Refused(Refusal::Rate)), "{failure:?}");
+                assert!(matches!(failure, KeeperError::Refused(Refusal::Rate)), "{failure:?}");
             }
         }
         assert_eq!(bed.keeper.counts().unwrap().leases, 100_000);

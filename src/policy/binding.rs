@@ -20,7 +20,8 @@ impl Policy {
     pub fn binding(&self, group: GroupId) -> Binding {
         let scope = self.scope(group);
         let learned = self.sources.values().flatten();
-        let mut ingresses = learned.chain(self.networks.iter().flat_map(|network| network.rules.iter().map(|(rule, _)| rule)));
+        let mut ingresses =
+            learned.chain(self.networks.iter().flat_map(|network| network.rules.iter().map(|(rule, _)| rule)));
         Binding {
             is_observed: scope.mode == Mode::Observe,
             has_ingress: ingresses.any(|&rule| self.is_active(scope, rule)),

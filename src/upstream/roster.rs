@@ -19,7 +19,7 @@ use super::{
     locked,
     own::OwnAddresses,
     server::Server,
-    system::{self, NoServers},
+    system::NoServers,
 };
 use crate::name::{DomainName, NameRef};
 

@@ -82,10 +82,9 @@ fn interface_index(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::fs;
 
     use super::*;
-    use crate::upstream::Lanes;
 
     #[test]
     fn servers_are_read_as_the_system_reads_them() {

@@ -148,7 +148,9 @@ fn another_mode_takes_the_place_of_the_one_before() {
     if !is_in_a_network_of_its_own("another_mode_takes_the_place_of_the_one_before") {
         return;
     }
-    for (from, to) in [("host", "gateway"), ("gateway", "gateway-strict"), ("gateway-strict", "host-strict"), ("host-strict", "host")] {
+    for (from, to) in
+        [("host", "gateway"), ("gateway", "gateway-strict"), ("gateway-strict", "host-strict"), ("host-strict", "host")]
+    {
         run(from, &["apply"], 0);
         run(to, &["status"], 4);
         run(to, &["apply"], 0);
@@ -200,25 +202,60 @@ fn hammer(address: &str, stop: &AtomicBool) -> (usize, usize) {
 }
 
 /// A way out to a router that takes everything and says nothing.
-const UPLINK: [&str; 6] = [
+const UPLINK: [&str; 9] = [
     "link add uplink type veth peer name router",
     "addr add 10.9.0.2/24 dev uplink",
     "link set uplink up",
     "link set router up",
     "neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev uplink nud permanent",
     "route add default via 10.9.0.1",
+    "addr add 2001:db8:9::2/64 dev uplink nodad",
+    "neigh add 2001:db8:9::1 lladdr 02:00:00:00:00:01 dev uplink nud permanent",
+    "-6 route add default via 2001:db8:9::1",
 ];
+
+fn connect_uplink() {
+    for arguments in UPLINK {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "{arguments}");
+    }
+}
+
+/// Does a datagram leave? What is refused here is refused in the call.
+fn leaves(address: &str) -> bool {
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    UdpSocket::bind(any).unwrap().send_to(b"x", address).is_ok()
+}
+
+#[test]
+fn an_ingress_behind_nat64_is_refused_whatever_stands_around_its_address() {
+    if !is_in_a_network_of_its_own("an_ingress_behind_nat64_is_refused_whatever_stands_around_its_address") {
+        return;
+    }
+    connect_uplink();
+    run("host-strict", &["apply"], 0);
+    // 84.1.0.5 and, so that the address is all that matters, leases for everything.
+    let (plain, odd, other) = ("2001:db8:64:5401:0:500::", "2001:db8:64:5401:7700:500::1", "2001:db8:64:5401:0:600::");
+    nft(
+        &["-f", "-"],
+        &format!(
+            "add element inet tunnelwarden ingress_v6 {{ {plain} }}\nadd element inet tunnelwarden lease_v6 {{ {plain}, {odd}, {other} }}\n"
+        ),
+    );
+    let left = [plain, odd, other].map(|address| leaves(&format!("[{address}]:4433")));
+    assert_eq!(left, [false, false, true]);
+}
 
 #[test]
 fn nothing_slips_through_while_rules_are_applied_again_and_again() {
     if !is_in_a_network_of_its_own("nothing_slips_through_while_rules_are_applied_again_and_again") {
         return;
     }
-    for arguments in UPLINK {
-        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
-    }
+    connect_uplink();
     run("host-strict", &["apply"], 0);
-    nft(&["-f", "-"], "add element inet tunnelwarden ingress_v4 { 84.1.0.5 }\nadd element inet tunnelwarden lease_v4 { 84.1.0.5, 84.1.0.6, 192.0.2.53, 198.51.100.9 }\n");
+    nft(
+        &["-f", "-"],
+        "add element inet tunnelwarden ingress_v4 { 84.1.0.5 }\nadd element inet tunnelwarden lease_v4 { 84.1.0.5, 84.1.0.6, 192.0.2.53, 198.51.100.9 }\n",
+    );
     // Learned; a pack's network; a known resolver; nothing that was resolved; and one that must get through.
     let targets = ["84.1.0.5:4433", "198.51.100.9:22", "192.0.2.53:443", "84.1.0.9:80", "84.1.0.6:80"];
     let stop = AtomicBool::new(false);
