@@ -90,8 +90,9 @@ impl Kernel {
 
     /// Did somebody else change it since this was asked last?
     pub(super) fn was_changed(&mut self) -> Result<bool, Failed> {
+        let Some(changes) = &mut self.changes else { return Ok(false) };
+        let heard = changes.read().map_err(failed)?;
         let ours = self.netfilter.port().map_err(failed)?;
-        let heard = self.changes.as_mut().map_or(Ok(Vec::new()), Changes::read).map_err(failed)?;
         Ok(heard.iter().any(|change| *change != Change::By(ours)))
     }
 
