@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,6 +21,10 @@ use crate::sys::{
 
 /// Where distributions have it. The environment is not asked.
 const FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
+
+/// How long another keeper may take to end, and how often we look.
+const PATIENCE: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What went wrong, and more of it for people.
 pub(super) type Failed = (Trouble, String);
@@ -39,7 +45,7 @@ impl Kernel {
             return Err((Trouble::NoRight, String::new()));
         }
         let mut netfilter = Netfilter::open().map_err(failed)?;
-        make_room(&mut netfilter, terms)?;
+        outlast(|| make_room(&mut netfilter, terms))?;
         let mut kernel = Self { nft: find_nft()?, netfilter, changes: None };
         kernel.feed(terms)?;
         kernel.protect()?;
@@ -116,6 +122,17 @@ impl Kernel {
     /// For elements.
     pub(super) fn netfilter(&mut self) -> &mut Netfilter {
         &mut self.netfilter
+    }
+}
+
+/// A keeper from before a restart may take a moment to end, and nothing tells when it has.
+fn outlast(mut attempt: impl FnMut() -> Result<(), Failed>) -> Result<(), Failed> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err((Trouble::TableTaken, _)) if Instant::now() < deadline => thread::sleep(AGAIN),
+            outcome => return outcome,
+        }
     }
 }
 

@@ -21,8 +21,10 @@ impl Tally {
     /// the packets are: one that comes between is told, and counted the next time.
     pub(super) fn suppressed(&mut self, kind: Kind, counted: u64, told: u64) -> u64 {
         let accounted = self.0.entry(kind).or_default();
-        // The table was made anew.
-        *accounted = (*accounted).min(counted);
+        if counted < *accounted {
+            // The table was made anew.
+            *accounted = counted.saturating_sub(told);
+        }
         let suppressed = (counted - *accounted).saturating_sub(told);
         *accounted += told + suppressed;
         suppressed
