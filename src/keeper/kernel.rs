@@ -3,6 +3,8 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -20,6 +22,10 @@ use crate::{
         rights::{Right, has},
     },
 };
+
+/// How long another keeper may take to end, and how often we look.
+const PATIENCE: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What went wrong, and more of it for people.
 pub(super) type Failed = (Trouble, String);
@@ -39,7 +45,7 @@ impl Kernel {
             return Err((Trouble::NoRight, String::new()));
         }
         let mut netfilter = Netfilter::open().map_err(failed)?;
-        make_room(&mut netfilter, terms)?;
+        outlast(|| make_room(&mut netfilter, terms))?;
         let mut kernel = Self { netfilter, changes: None };
         kernel.feed(terms)?;
         kernel.protect()?;
@@ -90,8 +96,9 @@ impl Kernel {
 
     /// Did somebody else change it since this was asked last?
     pub(super) fn was_changed(&mut self) -> Result<bool, Failed> {
+        let Some(changes) = &mut self.changes else { return Ok(false) };
+        let heard = changes.read().map_err(failed)?;
         let ours = self.netfilter.port().map_err(failed)?;
-        let heard = self.changes.as_mut().map_or(Ok(Vec::new()), Changes::read).map_err(failed)?;
         Ok(heard.iter().any(|change| *change != Change::By(ours)))
     }
 
@@ -115,6 +122,17 @@ impl Kernel {
     /// For elements.
     pub(super) fn netfilter(&mut self) -> &mut Netfilter {
         &mut self.netfilter
+    }
+}
+
+/// A keeper from before a restart may take a moment to end, and nothing tells when it has.
+fn outlast(mut attempt: impl FnMut() -> Result<(), Failed>) -> Result<(), Failed> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err((Trouble::TableTaken, _)) if Instant::now() < deadline => thread::sleep(AGAIN),
+            outcome => return outcome,
+        }
     }
 }
 

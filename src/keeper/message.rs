@@ -151,7 +151,7 @@ pub struct Counts {
     pub failed: u64,
     /// Times that the table was restored after others changed it.
     pub restored: u64,
-    /// Logged packets that were not told.
+    /// Refused packets that were counted and not told one by one.
     pub untold: u64,
 }
 

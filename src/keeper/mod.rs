@@ -13,6 +13,7 @@
 //! | `kernel` | the table: loaded, owned, restored |
 //! | `service` | a request, carried out |
 //! | `process` | the keeper's life |
+//! | `tally` | how many packets nobody was told of |
 //! | `owner` | whose a socket is |
 //! | `handle`, `leases` | the forwarder's side |
 
@@ -30,6 +31,7 @@ mod process;
 mod rate;
 mod service;
 mod sets;
+mod tally;
 #[cfg(test)]
 mod tests;
 

@@ -55,7 +55,7 @@ pub struct Denied {
 }
 
 /// What a refused packet tried.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum Way {
     /// Another resolver; redirected to us.
@@ -70,6 +70,8 @@ pub enum Way {
     Unresolved = 5,
     /// Anything, where nothing is open but what was resolved through us.
     Strict = 6,
+    /// An ingress address, where the gate would have looked.
+    Gate = 7,
 }
 
 /// What does not work.
@@ -164,13 +166,18 @@ impl Protection {
 }
 
 impl Way {
-    const ALL: [Self; 6] = [Self::Dns, Self::Dot, Self::Doh, Self::Address, Self::Unresolved, Self::Strict];
+    const ALL: [Self; 7] = [Self::Dns, Self::Dot, Self::Doh, Self::Address, Self::Unresolved, Self::Strict, Self::Gate];
 
     /// What the ruleset's word for a logged packet means, and whether it was let through.
     pub(super) fn of_prefix(prefix: &str) -> Option<(Self, bool)> {
         let word = prefix.trim_end().strip_prefix("tw:")?;
         let (word, observed) = word.strip_prefix("observe-").map_or((word, false), |word| (word, true));
-        let way = match word {
+        Some((Self::of_word(word)?, observed))
+    }
+
+    /// The ruleset's word for it.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
             "dns" => Self::Dns,
             "dot" => Self::Dot,
             "doh" => Self::Doh,
@@ -178,9 +185,9 @@ impl Way {
             "address" | "gate" => Self::Address,
             "unresolved" => Self::Unresolved,
             "strict" => Self::Strict,
+            "gate" => Self::Gate,
             _ => return None,
-        };
-        Some((way, observed))
+        })
     }
 }
 

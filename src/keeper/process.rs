@@ -1,6 +1,7 @@
 //! The keeper's life: one thread that waits for requests, logged packets and changes, and ends with its peer.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::AsFd as _,
     time::{Duration, Instant},
@@ -17,6 +18,7 @@ use super::{
     notice::{Denied, Notice, Trouble, Way},
     owner::clean,
     service::Service,
+    tally::{Kind, Tally},
 };
 use crate::{
     firewall::LOG_GROUP,
@@ -47,7 +49,7 @@ pub fn run(
     notices: Channel,
     mut terms: impl FnMut() -> Result<Terms, String>,
 ) -> Result<(), Trouble> {
-    let teller = Teller { channel: notices, untold: 0 };
+    let teller = Teller(notices);
     let started = terms().map_err(|words| (Trouble::Configuration, words));
     match started.and_then(|terms| Service::start(terms, Instant::now())) {
         Ok(service) => Life::begin(service, requests, teller).live(&mut terms),
@@ -63,6 +65,7 @@ struct Life {
     requests: Channel,
     teller: Teller,
     log: Option<PacketLog>,
+    tally: Tally,
     /// When connections are looked through, and when ended leases are dropped.
     cut_at: Option<Instant>,
     sweep_at: Instant,
@@ -76,35 +79,39 @@ enum Next {
 }
 
 impl Life {
-    fn begin(service: Service, requests: Channel, teller: Teller) -> Self {
+    fn begin(mut service: Service, requests: Channel, teller: Teller) -> Self {
         let log = PacketLog::of(LOG_GROUP).map_err(|error| {
             teller.tell_trouble(Trouble::Unseen, &format!("log group {LOG_GROUP}: {error}"));
         });
         teller.tell(&Notice::Ready(service.protection()));
-        Self { service, requests, teller, log: log.ok(), cut_at: None, sweep_at: Instant::now() + SWEEP }
+        let tally = Tally::from(&service.counted());
+        Self { service, requests, teller, log: log.ok(), tally, cut_at: None, sweep_at: Instant::now() + SWEEP }
     }
 
     fn live(mut self, terms: &mut impl FnMut() -> Result<Terms, String>) -> Result<(), Trouble> {
         loop {
-            self.wait().map_err(|_| Trouble::Kernel)?;
+            let has_packets = self.wait().map_err(|_| Trouble::Kernel)?;
             // Before anything is opened: a table that is not there holds nobody back.
             self.restore();
             if self.serve(terms)? == Next::End {
                 return Ok(());
             }
-            self.tell_packets();
+            if has_packets {
+                self.tell_packets();
+            }
             self.keep_time();
         }
     }
 
-    /// Until something is to be done.
-    fn wait(&self) -> io::Result<()> {
+    /// Until something is to be done. Are there logged packets?
+    fn wait(&self) -> io::Result<bool> {
         let log = self.log.as_ref().map(|log| log.as_fd());
-        let fds = [Some(self.requests.as_fd()), self.service.watched(), log];
+        let fds = [log, Some(self.requests.as_fd()), self.service.watched()];
         let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let until = self.cut_at.map_or(self.sweep_at, |cut| cut.min(self.sweep_at));
         match poll(&mut fds, timeout(Some(until))) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Ok(_) => Ok(log.is_some() && fds.first().and_then(PollFd::any) == Some(true)),
+            Err(Errno::EINTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -157,22 +164,36 @@ impl Life {
         if is_last || sent.is_err() { Next::End } else { Next::Wait }
     }
 
+    /// Tells of the packets that were logged, and with the first of each kind, how many more were not.
     fn tell_packets(&mut self) {
         let Some(log) = &mut self.log else { return };
-        let before = log.lost();
-        match log.read(PACKETS) {
-            Ok(packets) => {
-                let lost = log.lost() - before;
-                self.service.count_untold(lost);
-                self.teller.untold = self.teller.untold.saturating_add(lost);
-                let untold =
-                    packets.iter().filter_map(denied).filter(|denied| !self.teller.tell_denied(*denied)).count();
-                self.service.count_untold(u64::try_from(untold).unwrap_or_default());
-            }
+        let counted = self.service.counted();
+        let packets: Vec<_> = match log.read(PACKETS) {
+            Ok(packets) => packets.iter().filter_map(denied).collect(),
             Err(error) => {
                 self.log = None;
-                self.teller.tell_trouble(Trouble::Unseen, &error.to_string());
+                return self.teller.tell_trouble(Trouble::Unseen, &error.to_string());
             }
+        };
+        let mut kinds: HashMap<Kind, u64> = HashMap::new();
+        for packet in &packets {
+            *kinds.entry((packet.way, packet.observed)).or_default() += 1;
+        }
+        for packet in packets {
+            let kind = (packet.way, packet.observed);
+            let of_kind = kinds.remove(&kind);
+            let suppressed =
+                of_kind.zip(counted.get(&kind)).map(|(told, counted)| self.tally.suppressed(kind, *counted, told));
+            self.tell_denied(packet, suppressed.unwrap_or_default());
+        }
+    }
+
+    fn tell_denied(&mut self, denied: Denied, suppressed: u64) {
+        let denied = Denied { suppressed: u32::try_from(suppressed).unwrap_or(u32::MAX), ..denied };
+        if self.teller.tell(&Notice::Denied(denied)) {
+            self.service.count_untold(suppressed);
+        } else {
+            self.tally.take_back((denied.way, denied.observed), suppressed + 1);
         }
     }
 
@@ -196,26 +217,16 @@ impl Life {
 }
 
 /// The way to the forwarder's ear. It never waits: who does not listen misses something, and that is counted.
-struct Teller {
-    channel: Channel,
-    untold: u64,
-}
+struct Teller(Channel);
 
 impl Teller {
     /// Was there room for it?
     fn tell(&self, notice: &Notice) -> bool {
-        self.channel.send(&notice.encode(), Instant::now()).is_ok()
+        self.0.send(&notice.encode(), Instant::now()).is_ok()
     }
 
     fn tell_trouble(&self, trouble: Trouble, words: &str) {
         self.tell(&Notice::Trouble { trouble, words: clean(words.trim().as_bytes()) });
-    }
-
-    fn tell_denied(&mut self, denied: Denied) -> bool {
-        let suppressed = u32::try_from(self.untold).unwrap_or(u32::MAX);
-        let told = self.tell(&Notice::Denied(Denied { suppressed, ..denied }));
-        self.untold = if told { 0 } else { self.untold.saturating_add(1) };
-        told
     }
 }
 

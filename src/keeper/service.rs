@@ -1,7 +1,7 @@
 //! A request, carried out: first the ground, then the book, then the kernel, and only then the reply.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     net::IpAddr,
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use super::{
     owner::Owners,
     rate::Bucket,
     sets::{Elements, read_leases},
+    tally::{Kind, sums},
 };
 use crate::{
     firewall::{
@@ -400,6 +401,11 @@ impl Service {
     /// Counts logged packets that were not told.
     pub(super) fn count_untold(&mut self, untold: u64) {
         self.counts.untold += untold;
+    }
+
+    /// How many packets of each kind the kernel has counted; none where it does not tell.
+    pub(super) fn counted(&mut self) -> HashMap<Kind, u64> {
+        sums(self.kernel.netfilter().counters(TABLE).unwrap_or_default())
     }
 
     pub(super) fn protection(&self) -> Protection {

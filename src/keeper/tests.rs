@@ -24,11 +24,13 @@ add set inet tunnelwarden lease_v4 { type ipv4_addr; flags timeout; size 262144;
 add set inet tunnelwarden lease_v6 { type ipv6_addr; flags timeout; size 262144; }
 add set inet tunnelwarden port_v4 { type ipv4_addr . inet_service; flags timeout; size 65536; }
 add set inet tunnelwarden port_v6 { type ipv6_addr . inet_service; flags timeout; size 65536; }
+add counter inet tunnelwarden denied_address
 add chain inet tunnelwarden out { type filter hook output priority -5; policy accept; }
 flush chain inet tunnelwarden out
 add rule inet tunnelwarden out ct state invalid counter
 add rule inet tunnelwarden out ip daddr . th dport @port_v4 accept
-add rule inet tunnelwarden out ip daddr @ingress_v4 log prefix \"tw:address \" group 20053
+add rule inet tunnelwarden out ip daddr @ingress_v4 counter name denied_address
+add rule inet tunnelwarden out ip daddr @ingress_v4 limit rate 1/hour burst 1 packets log prefix \"tw:address \" group 20053
 add rule inet tunnelwarden out ip daddr @ingress_v4 reject
 add rule inet tunnelwarden out ip6 daddr @ingress_v6 reject
 ";
@@ -250,12 +252,12 @@ fn a_table_that_cannot_be_owned_is_restored_with_all_that_was_in_it() {
 }
 
 #[test]
-fn a_refused_packet_is_told() {
+fn a_refused_packet_is_told_with_how_many_more_there_were() {
     within_namespace(|| {
         add_address("3.124.1.2/32");
         let (bed, _) = Bed::ready(terms());
         bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
-        let socket = UdpSocket::bind("3.124.1.2:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(socket.send_to(b"x", "3.124.1.2:22").is_err());
         let expected = Denied {
             way: Way::Address,
@@ -267,6 +269,14 @@ fn a_refused_packet_is_told() {
             suppressed: 0,
         };
         assert_eq!(bed.next(), Notice::Denied(expected));
+        for _ in 0..5 {
+            socket.send_to(b"x", "3.124.1.2:22").unwrap_err();
+        }
+        // Other rules come with another measure.
+        bed.keeper.reload().unwrap();
+        socket.send_to(b"x", "3.124.1.2:22").unwrap_err();
+        assert_eq!(bed.next(), Notice::Denied(Denied { suppressed: 5, ..expected }));
+        assert_eq!(bed.keeper.counts().unwrap().untold, 5);
         bed.kill();
     });
 }
@@ -340,12 +350,12 @@ fn the_table_goes_when_the_forwarder_says_so_and_not_when_it_dies() {
         let going = Terms { on_stop_remove: true, ..terms() };
         Bed::ready(going.clone()).0.kill();
         assert!(there());
-        Bed::ready(terms()).0.keeper.say_bye().unwrap();
-        assert!(there());
-        let bed = Bed::ready(going).0;
-        bed.keeper.say_bye().unwrap();
-        bed.thread.join().unwrap().unwrap();
-        assert!(!there());
+        for (terms, stays) in [(terms(), true), (going, false)] {
+            let bed = Bed::ready(terms).0;
+            bed.keeper.say_bye().unwrap();
+            bed.thread.join().unwrap().unwrap();
+            assert_eq!(there(), stays);
+        }
         let bed = Bed::ready(terms()).0;
         bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
         bed.keeper.remove().unwrap();

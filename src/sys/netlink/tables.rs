@@ -18,6 +18,12 @@ const PERSIST: u32 = 4; // NFT_TABLE_F_PERSIST, Linux 6.9
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_KEY_LENGTH: u16 = 5;
+const OBJECT_TABLE: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_KIND: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+const COUNTER: u32 = 1; // NFT_OBJECT_COUNTER
+const COUNTER_PACKETS: u16 = 2;
 
 /// A table of family `inet`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -113,6 +119,26 @@ impl Netfilter {
         Ok(sets)
     }
 
+    /// The named counters of a table, each with the packets that it has counted.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn counters(&mut self, table: &str) -> io::Result<Vec<(String, u64)>> {
+        let mut request = self.0.request();
+        request.message(nftables(libc::NFT_MSG_GETOBJ), libc::NLM_F_REQUEST | libc::NLM_F_DUMP);
+        request.push(&nfgenmsg(INET, 0)).text(OBJECT_TABLE, table);
+        let mut counters = Vec::new();
+        self.0.dump(&request, |message| {
+            let attributes = message.attributes(NFGENMSG);
+            let is_ours = attributes.text(OBJECT_TABLE).is_some_and(|found| found == table);
+            let packets = attributes.within(OBJECT_DATA).long_number(COUNTER_PACKETS);
+            if is_ours && attributes.number(OBJECT_KIND) == Some(COUNTER) {
+                counters.extend(attributes.text(OBJECT_NAME).zip(packets));
+            }
+        })?;
+        Ok(counters)
+    }
+
     fn new_table(&mut self, name: &str, flags: u32) -> io::Result<()> {
         let mut batch = self.batch();
         let create = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
@@ -197,6 +223,21 @@ mod tests {
             assert_eq!(other.adopt("kept").unwrap(), Adoption::Owned);
             other.delete_table("kept").unwrap();
             assert_eq!(other.table("kept").unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn counters_are_read() {
+        within_namespace(|| {
+            nft("add table inet t
+                add counter inet t first
+                add counter inet t second { packets 3 bytes 5; }
+                add quota inet t other { 25 mbytes }
+                add table inet u
+                add counter inet u third")
+            .unwrap();
+            let counters = Netfilter::open().unwrap().counters("t").unwrap();
+            assert_eq!(counters, [("first".to_owned(), 0), ("second".to_owned(), 3)]);
         });
     }
 
