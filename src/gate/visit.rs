@@ -114,9 +114,9 @@ async fn read_hello(stream: &mut TcpStream) -> Option<Introduction> {
         let piece = piece.get(..length)?;
         // The reader has its own end (`MAX_FLIGHT`), and with it this has.
         bytes.extend_from_slice(piece);
-        match reader.take(piece) {
-            Hello::NeedMore => {}
-            hello => return Some(Introduction { hello, bytes }),
+        let hello = reader.take(piece);
+        if hello != Hello::NeedMore {
+            return Some(Introduction { hello, bytes });
         }
     }
 }
