@@ -16,7 +16,7 @@ mod tunnel;
 mod visit;
 
 use std::{
-    io,
+    fmt, io,
     net::{SocketAddr, TcpListener as Listener},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -35,6 +35,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::Process,
     gateway::{Gateway, Permit},
     metrics::Metrics,
     sys::splice::Pipes,
@@ -80,21 +81,41 @@ pub struct OpenError {
     pub source: io::Error,
 }
 
+impl fmt::Debug for House {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("House").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
 /// A gate that is being served.
 #[derive(Debug)]
 pub struct Serving {
-    house: Arc<House>,
+    drain: Duration,
+    cut: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// What every visit works with.
-#[derive(Debug)]
-struct House {
-    gateway: Arc<Gateway>,
-    metrics: Arc<Metrics>,
-    options: Options,
-    hellos: Arc<Semaphore>,
+/// Finds the process that has a client's socket to a destination. It may block for some milliseconds.
+pub type Witness = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<Process> + Send + Sync>;
+
+/// What the gate works with.
+#[derive(Clone)]
+pub struct House {
+    /// Who judges.
+    pub gateway: Arc<Gateway>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and patience.
+    pub options: Options,
+    /// Who knows the processes of this machine, where clients are some.
+    pub witness: Option<Witness>,
+}
+
+/// The same, with what all visits share.
+struct Inside {
+    house: House,
+    hellos: Semaphore,
     pipes: Pipes,
     /// Ends what is open.
     cut: CancellationToken,
@@ -142,24 +163,17 @@ impl Gate {
     ///
     /// # Errors
     /// When a socket cannot be handed to the runtime.
-    pub fn serve(
-        self,
-        gateway: Arc<Gateway>,
-        metrics: Arc<Metrics>,
-        options: Options,
-        runtime: &Handle,
-        stop: CancellationToken,
-    ) -> io::Result<Serving> {
-        let hellos = Arc::new(Semaphore::new(options.hellos));
-        let (pipes, cut) = (Pipes::new(options.pipes), CancellationToken::new());
-        let house = Arc::new(House { gateway, metrics, options, hellos, pipes, cut });
+    pub fn serve(self, house: House, runtime: &Handle, stop: CancellationToken) -> io::Result<Serving> {
+        let Options { hellos, pipes, drain, .. } = house.options;
+        let (hellos, pipes, cut) = (Semaphore::new(hellos), Pipes::new(pipes), CancellationToken::new());
+        let inside = Arc::new(Inside { house, hellos, pipes, cut: cut.clone() });
         let tasks = TaskTracker::new();
         let _runtime = runtime.enter();
         for (_, listener) in self.listeners {
             let listener = TcpListener::from_std(listener)?;
-            tasks.spawn(accept(listener, Arc::clone(&house), stop.clone(), tasks.clone()));
+            tasks.spawn(accept(listener, Arc::clone(&inside), stop.clone(), tasks.clone()));
         }
-        Ok(Serving { house, stop, tasks })
+        Ok(Serving { drain, cut, stop, tasks })
     }
 }
 
@@ -168,8 +182,8 @@ impl Serving {
     pub async fn stopped(self) {
         self.stop.cancelled().await;
         self.tasks.close();
-        if time::timeout(self.house.options.drain, self.tasks.wait()).await.is_err() {
-            self.house.cut.cancel();
+        if time::timeout(self.drain, self.tasks.wait()).await.is_err() {
+            self.cut.cancel();
             self.tasks.wait().await;
         }
     }
@@ -188,13 +202,14 @@ fn bind(address: SocketAddr) -> io::Result<(SocketAddr, Listener)> {
     Ok((listener.local_addr()?, listener))
 }
 
-async fn accept(listener: TcpListener, house: Arc<House>, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, inside: Arc<Inside>, stop: CancellationToken, tasks: TaskTracker) {
+    let house = &inside.house;
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, client)) => {
                 let Options { connections, per_client, .. } = house.options;
                 match house.gateway.access().pass(client.ip(), connections, per_client) {
-                    Some(permit) => drop(tasks.spawn(take_in(Arc::clone(&house), stream, client, permit))),
+                    Some(permit) => drop(tasks.spawn(take_in(Arc::clone(&inside), stream, client, permit))),
                     None => {
                         house.metrics.gate_full.increment();
                         visit::reset(stream);
@@ -211,11 +226,10 @@ async fn accept(listener: TcpListener, house: Arc<House>, stop: CancellationToke
     }
 }
 
-async fn take_in(house: Arc<House>, stream: TcpStream, client: SocketAddr, permit: Permit) {
-    let visit = AssertUnwindSafe(visit::serve(&house, stream, client)).catch_unwind();
-    // Before there is a tunnel nothing is worth waiting for at a stop; a tunnel sees to itself.
+async fn take_in(inside: Arc<Inside>, stream: TcpStream, client: SocketAddr, permit: Permit) {
+    let visit = AssertUnwindSafe(visit::serve(&inside, stream, client)).catch_unwind();
     if visit.await.is_err() {
-        house.metrics.panics.increment();
+        inside.house.metrics.panics.increment();
     }
     drop(permit);
 }

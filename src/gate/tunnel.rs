@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{House, visit::reset};
+use super::{Inside, visit::reset};
 use crate::{
     gateway::Ticket,
     metrics::Counter,
@@ -47,7 +47,7 @@ enum Round {
 }
 
 /// Carries until the end, and ends both sides: by a reset, unless both have closed.
-pub(super) async fn carry(house: &House, client: TcpStream, server: TcpStream, ticket: Ticket) {
+pub(super) async fn carry(inside: &Inside, client: TcpStream, server: TcpStream, ticket: Ticket) {
     let keepalive = TcpKeepalive::new().with_time(ALIVE).with_interval(ASK_AGAIN).with_retries(ASK_TIMES);
     for stream in [&client, &server] {
         // Without it a peer that vanished is found out by the idle time.
@@ -56,8 +56,8 @@ pub(super) async fn carry(house: &House, client: TcpStream, server: TcpStream, t
     }
     let moved = AtomicU64::new(0);
     let is_closed = tokio::select! {
-        ended = both_ways(&client, &server, &house.pipes, &moved) => ended.is_ok(),
-        why = watch(house, ticket, &moved) => {
+        ended = both_ways(&client, &server, &inside.pipes, &moved) => ended.is_ok(),
+        why = watch(inside, ticket, &moved) => {
             why.increment();
             false
         }
@@ -69,14 +69,15 @@ pub(super) async fn carry(house: &House, client: TcpStream, server: TcpStream, t
 }
 
 /// Returns when it has to be cut, with what counts that.
-async fn watch<'h>(house: &'h House, mut ticket: Ticket, moved: &AtomicU64) -> &'h Counter {
+async fn watch<'i>(inside: &'i Inside, mut ticket: Ticket, moved: &AtomicU64) -> &'i Counter {
+    let house = &inside.house;
     let metrics = &house.metrics;
     let mut look = interval(house.options.recheck);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = (0, Instant::now());
     loop {
         tokio::select! {
-            () = house.cut.cancelled() => return &metrics.gate_cut_stop,
+            () = inside.cut.cancelled() => return &metrics.gate_cut_stop,
             _ = look.tick() => {}
         }
         if !house.gateway.still_admits(&mut ticket) {

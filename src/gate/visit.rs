@@ -8,8 +8,9 @@ use tokio::{
     time,
 };
 
-use super::{House, dial, tunnel};
+use super::{House, Inside, dial, tunnel};
 use crate::{
+    audit::Process,
     gateway::{Admission, Arrival, Ticket},
     sys::redirect::{canonical, original_destination},
     wire::hello::{ClientHello, Hello, HelloReader},
@@ -38,15 +39,15 @@ struct Introduction {
 }
 
 /// A connection, from its arrival to its end.
-pub(super) async fn serve(house: &House, mut stream: TcpStream, client: SocketAddr) {
+pub(super) async fn serve(inside: &Inside, mut stream: TcpStream, client: SocketAddr) {
     let passed = tokio::select! {
-        passed = introduce(house, &mut stream, canonical(client)) => passed,
-        () = house.cut.cancelled() => Err(Turned::Reset),
+        passed = introduce(inside, &mut stream, canonical(client)) => passed,
+        () = inside.cut.cancelled() => Err(Turned::Reset),
     };
     match passed {
         Ok((ticket, server)) => {
-            house.metrics.gate_passed.increment();
-            tunnel::carry(house, stream, server, ticket).await;
+            inside.house.metrics.gate_passed.increment();
+            tunnel::carry(inside, stream, server, ticket).await;
         }
         Err(Turned::Told) => say_farewell(stream).await,
         Err(Turned::Reset) => reset(stream),
@@ -54,15 +55,15 @@ pub(super) async fn serve(house: &House, mut stream: TcpStream, client: SocketAd
 }
 
 /// Everything up to the server's side of the connection, which has got what the client said so far.
-async fn introduce(house: &House, stream: &mut TcpStream, client: SocketAddr) -> Result<(Ticket, TcpStream), Turned> {
+async fn introduce(inside: &Inside, stream: &mut TcpStream, client: SocketAddr) -> Result<(Ticket, TcpStream), Turned> {
+    let house = &inside.house;
     let metrics = &house.metrics;
     let destination = destination_of(stream).inspect_err(|_| metrics.gate_direct.increment())?;
     if house.gateway.access().admits(client.ip()) == Admission::Refused {
         metrics.gate_stranger.increment();
         return Err(Turned::Reset);
     }
-    let arrival = Arrival { client, destination, process: None };
-    let Introduction { hello, bytes } = hear(house, stream, &arrival).await?;
+    let (arrival, Introduction { hello, bytes }) = hear(inside, stream, client, destination).await?;
     let hello = readable(house, &arrival, hello)?;
     let refused = || {
         metrics.gate_refused.increment();
@@ -86,23 +87,36 @@ fn destination_of(stream: &TcpStream) -> Result<SocketAddr, Turned> {
 }
 
 /// Reads until it is clear what speaks, within the bounds on time and on who may be without a hello at once.
-async fn hear(house: &House, stream: &mut TcpStream, arrival: &Arrival) -> Result<Introduction, Turned> {
-    let Ok(_place) = house.hellos.try_acquire() else {
+async fn hear(
+    inside: &Inside,
+    stream: &mut TcpStream,
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> Result<(Arrival, Introduction), Turned> {
+    let house = &inside.house;
+    let Ok(_place) = inside.hellos.try_acquire() else {
         house.metrics.gate_full.increment();
         return Err(Turned::Reset);
     };
+    // Now, while it waits for us: a process that has got its refusal may be gone.
+    let arrival = Arrival { client, destination, process: process_of(house, client, destination).await };
     match time::timeout(house.options.patience, read_hello(stream)).await {
-        Ok(Some(introduction)) => Ok(introduction),
+        Ok(Some(introduction)) => Ok((arrival, introduction)),
         Ok(None) => {
             house.metrics.gate_gone.increment();
             Err(Turned::Reset)
         }
         Err(_) => {
             house.metrics.gate_slow.increment();
-            house.gateway.refuse_unreadable(arrival);
+            house.gateway.refuse_unreadable(&arrival);
             Err(Turned::Reset)
         }
     }
+}
+
+async fn process_of(house: &House, client: SocketAddr, destination: SocketAddr) -> Option<Process> {
+    let witness = house.witness.clone()?;
+    tokio::task::spawn_blocking(move || witness(client, destination)).await.ok().flatten()
 }
 
 /// `None` when the client went before it was clear.
@@ -114,9 +128,9 @@ async fn read_hello(stream: &mut TcpStream) -> Option<Introduction> {
         let piece = piece.get(..length)?;
         // The reader has its own end (`MAX_FLIGHT`), and with it this has.
         bytes.extend_from_slice(piece);
-        match reader.take(piece) {
-            Hello::NeedMore => {}
-            hello => return Some(Introduction { hello, bytes }),
+        let hello = reader.take(piece);
+        if hello != Hello::NeedMore {
+            return Some(Introduction { hello, bytes });
         }
     }
 }

@@ -541,6 +541,19 @@ mod tests {
     }
 
     #[test]
+    fn connections_through_the_gate_are_counted_by_themselves() {
+        let access = access(&Options { connections: 1, connections_per_client: 1, ..Options::default() }, &[]);
+        let pass = |client: &str| access.pass(client.parse().unwrap(), 3, 2);
+        let _question = access.connect("10.0.0.1".parse().unwrap()).unwrap();
+        let held = [pass("10.0.0.1").unwrap(), pass("::ffff:10.0.0.1").unwrap()];
+        assert!(pass("10.0.0.1").is_none(), "its own two are taken");
+        let _third = pass("10.0.0.2").unwrap();
+        assert!(pass("10.0.0.3").is_none(), "all three are taken");
+        drop(held);
+        assert!(pass("10.0.0.1").is_some());
+    }
+
+    #[test]
     fn many_threads_take_no_more_than_there_is_and_leave_nothing_behind() {
         let access = access(&Options { waiting: 8, waiting_per_client: 3, ..Options::default() }, &[]);
         std::thread::scope(|scope| {

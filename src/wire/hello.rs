@@ -292,6 +292,9 @@ mod tests {
         (SERVER_NAME, content)
     }
 
+    /// What it is about, the names in the list, what is made of it.
+    type NameCase<'a> = (&'a str, &'a [&'a [u8]], Option<&'a str>);
+
     fn of(extensions: &[(u16, Vec<u8>)]) -> Hello {
         read(&[&in_records(&message(extensions), MAX_RECORD)])
     }
@@ -340,7 +343,7 @@ mod tests {
     #[test]
     fn a_server_name_is_one_plain_host_name() {
         #[rustfmt::skip]
-        let cases: &[(&str, &[&[u8]], Option<&str>)] = &[
+        let cases: &[NameCase<'_>] = &[
             ("plain",          &[b"connect.acme.example"],    Some("connect.acme.example")),
             ("case and dot",   &[b"Connect.ACME.example."],   Some("connect.acme.example")),
             ("underscore",     &[b"_a.b-c.example"],          Some("_a.b-c.example")),

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bed::{Bed, OTHER, OWN, OWN_V6, SHARED, SHARED_V6, banner, hello, is_within, until};
+use bed::{Bed, OTHER, OWN, OWN_V6, SHARED, SHARED_V6, banner, hello, is_within, process, until};
 use jiff::Timestamp;
 use ring::digest::{Context, SHA256};
 use tunnelwarden::gate::Options;
@@ -56,6 +56,7 @@ fn the_own_ingress_is_reached_where_the_gate_finds_it_and_not_where_the_client_d
     let own = record.iter().find(|record| record.question.name.as_deref() == Some("connect.acme.example")).unwrap();
     assert_eq!((own.way.as_str(), own.decision.as_str(), own.count), ("tls-gate", "allowed-own", 2));
     assert_eq!((own.destination, own.rule.as_str()), (Some(shared()), "organization.ingress"));
+    assert_eq!(own.process, Some(process()));
 }
 
 #[test]
