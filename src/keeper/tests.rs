@@ -8,12 +8,15 @@ use std::{
 };
 
 use super::*;
-use crate::sys::{
-    netlink::{
-        Flow, Flows, Netfilter, Table,
-        testing::{nft, run as command, within_namespace},
+use crate::{
+    firewall::TABLE,
+    sys::{
+        netlink::{
+            Flow, Flows, Netfilter, Table,
+            testing::{nft, run as command, within_namespace},
+        },
+        seqpacket::Channel,
     },
-    seqpacket::Channel,
 };
 
 /// The sets that fill while it runs, and a rule for each of what is tested here.

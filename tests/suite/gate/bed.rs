@@ -340,7 +340,7 @@ fn read(folder: &TempDir, upstream: &upstream::Upstream, config: &str) -> Config
 
 fn in_force(config: &Config, learned: &Published) -> InForce {
     let (policy, learned) = (Arc::clone(&config.policy), Arc::clone(learned));
-    InForce { policy, learned, udp_size: config.limits.udp_size, others: config.limits.others }
+    InForce { policy, learned, leases: None, udp_size: config.limits.udp_size, others: config.limits.others }
 }
 
 /// Who is said to have made every connection.
