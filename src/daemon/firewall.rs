@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::guard::Guard;
 use crate::{
     audit::{Attempt, Decision, Evidence, Process, Recorder, Transport, Way},
-    gate::{self, Gate},
+    gate::{self, Gate, Witness},
     gateway::Gateway,
     ingress::Ingress,
     keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Way as Tried},
@@ -63,9 +63,13 @@ impl Enforcement {
     ) -> anyhow::Result<Self> {
         let Guard { keeper, notices, .. } = guard;
         let Watched { gateway, ingress, recorder, metrics } = watched;
-        let (served, counted) = (Arc::clone(&gateway), Arc::clone(&metrics));
-        let gate = gate.serve(served, counted, gate::Options::default(), &Handle::current(), stop.clone());
-        let gate = gate.context("cannot serve the gate")?;
+        let house = gate::House {
+            gateway: Arc::clone(&gateway),
+            metrics: Arc::clone(&metrics),
+            options: gate::Options::default(),
+            witness: leases.has_one_client().then(|| witness(Arc::clone(&keeper))),
+        };
+        let gate = gate.serve(house, &Handle::current(), stop.clone()).context("cannot serve the gate")?;
         tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
         tasks.spawn(end_dated(leases, stop.clone()));
         let (told, gone) = oneshot::channel();
@@ -179,6 +183,7 @@ fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
         Tried::Dns => (Way::DnsRedirected, "firewall.dns".into()),
         Tried::Dot => (Way::Dot, "firewall.dot".into()),
         Tried::Doh => (Way::Doh, named.unwrap_or_else(|| "firewall.doh".into())),
+        Tried::Gate => (Way::Address, "firewall.gate".into()),
         Tried::Address => (Way::Address, named.unwrap_or_else(|| "firewall.address".into())),
         Tried::Unresolved => (Way::Address, "firewall.unresolved".into()),
         Tried::Strict => (Way::Address, "firewall.strict".into()),
@@ -203,6 +208,17 @@ fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
         action: None,
         rcode: None,
     }
+}
+
+/// Asks the keeper whose a connection of this machine is.
+fn witness(keeper: Arc<Keeper>) -> Witness {
+    const TCP: u8 = 6;
+    Arc::new(move |client, destination| {
+        let found = keeper.process(TCP, client, destination).ok().flatten()?;
+        let exe = Some(found.exe).filter(|exe| !exe.is_empty());
+        let cgroup = found.cgroup.map(|id| id.to_string());
+        Some(Process { pid: found.id, exe, uid: found.user, cgroup })
+    })
 }
 
 /// The transport of a protocol number of the IP header.

@@ -82,6 +82,11 @@ impl Leases {
         &self.keeper
     }
 
+    /// Is this machine the only client?
+    pub fn has_one_client(&self) -> bool {
+        self.keyed == Keyed::ByAddress
+    }
+
     /// Opens the addresses of an answer for a client, and waits until they are. Tells for how many seconds from now,
     /// at most `ttl`, the client may be told that the answer holds.
     ///

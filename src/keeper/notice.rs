@@ -181,8 +181,7 @@ impl Way {
             "dns" => Self::Dns,
             "dot" => Self::Dot,
             "doh" => Self::Doh,
-            // Who is observed does not meet the gate.
-            "address" | "gate" => Self::Address,
+            "address" => Self::Address,
             "unresolved" => Self::Unresolved,
             "strict" => Self::Strict,
             "gate" => Self::Gate,
