@@ -16,6 +16,7 @@ mod doors_agree;
 mod encrypted_upstreams;
 mod house;
 mod ingress;
+mod namespaces;
 mod questions;
 mod real_client;
 mod reload;

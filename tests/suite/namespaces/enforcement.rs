@@ -1,0 +1,486 @@
+//! What the daemon makes of every way round it, on a host and as an appliance: a function for each promise. All of them
+//! need two users, so real root.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::ways::{DEFAULT, OWN, WAYS, Way};
+use crate::support::{
+    bed::{Bed, Family, Host, Outcome, Vantage},
+    daemon::{Daemon, command, wait_for},
+};
+
+/// Where the firewall is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Beside those it guards.
+    Host,
+    /// Between them and the internet.
+    Gateway,
+}
+
+impl Mode {
+    pub const BOTH: [Self; 2] = [Self::Host, Self::Gateway];
+}
+
+/// The forwarder's user; every Debian has it.
+const FORWARDER: (&str, u32) = ("nobody", 65_534);
+/// The daemon's default.
+const GATE_PORT: u16 = 5343;
+/// Tries that have to be refused while the rules are replaced.
+const TRIES: u64 = 100_000;
+
+/// Registered tests begin with this: the scenario in both modes, where that is possible.
+pub fn in_both_modes(test: &str, scenario: impl Fn(Mode)) {
+    if crate::support::bed::several_users_possible(test) {
+        Mode::BOTH.into_iter().for_each(scenario);
+    }
+}
+
+// ---- The ways.
+
+pub fn every_way_round_is_closed_and_the_rest_stays_open(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    guarded.assert_every_way();
+}
+
+pub fn ordinary_traffic_has_no_proxy_in_its_path(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    for family in Family::BOTH {
+        guarded.bed.forget();
+        guarded.job().inside(|prober| prober.by_name(Host::PublicResolver.at(family, 53), "www.example.net"));
+        let peers: Vec<_> = guarded.bed.arrivals(Host::Web).iter().map(|arrival| arrival.peer.ip()).collect();
+        assert!(!peers.is_empty() && peers.iter().all(|&peer| peer == guarded.job().address(family)), "{peers:?}");
+    }
+}
+
+pub fn the_gate_is_no_relay(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    for family in Family::BOTH {
+        let doors = match mode {
+            Mode::Host => ["127.0.0.1", "::1"],
+            Mode::Gateway => ["10.77.1.1", "fd77:1::1"],
+        };
+        let gate = (family.of(doors.map(|door| door.parse::<std::net::IpAddr>().unwrap())), GATE_PORT).into();
+        guarded.bed.forget();
+        let outcomes = guarded.job().inside(|prober| [prober.tls(gate, Some(OWN)), prober.tcp(gate)]);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused | Outcome::Silent)), "{outcomes:?}");
+        assert_eq!(guarded.bed.arrivals(Host::Shared), []);
+    }
+    // Who decides over the own name's records cannot have the gate open a way inside either.
+    guarded.bed.also_resolve(&format!("inside.{OWN}. 1 IN A 10.77.1.2\ninside.{OWN}. 1 IN AAAA fd77:1::2\n"));
+    let name = format!("inside.{OWN}");
+    let outcome = guarded.job().inside(|prober| prober.tls(Host::Shared.at(Family::V4, 443), Some(&name)));
+    assert!(matches!(outcome, Outcome::Refused | Outcome::Alert(_)), "{outcome:?}");
+}
+
+pub fn another_tables_drop_rule_still_holds(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    let hook = match mode {
+        Mode::Host => "output",
+        Mode::Gateway => "forward",
+    };
+    let addresses = Family::BOTH.map(|family| Host::Web.address(family));
+    let table = format!(
+        "table inet somebody {{ chain c {{ type filter hook {hook} priority 0; policy accept;\n\
+         ip daddr {} drop\nip6 daddr {} drop\n}}\n}}\n",
+        addresses[0], addresses[1]
+    );
+    guarded.bed.appliance().must(&["nft", "-f", "-"], &table);
+    for family in Family::BOTH {
+        let outcome = guarded.job().inside(|prober| {
+            let name = prober.by_name(Host::PublicResolver.at(family, 53), "www.example.net");
+            (name, prober.by_name(Host::PublicResolver.at(family, 53), OWN))
+        });
+        assert_eq!(outcome, (Outcome::Silent, Outcome::Reached(Host::Shared)), "{family:?}");
+    }
+    let listed = guarded.bed.appliance().must(&["nft", "list", "table", "inet", "somebody"], "");
+    assert!(listed.contains("drop"), "{listed}");
+}
+
+// ---- What happens to it.
+
+pub fn connections_from_before_are_cut(mode: Mode) {
+    let bed = Bed::new();
+    let (mut before, flows) = job_in(&bed, mode).inside(|prober| {
+        let foreign = |port| Family::BOTH.map(|family| prober.converse(Host::Foreign.at(family, port)).unwrap());
+        let flows = Family::BOTH.map(|family| prober.flow(Host::PublicResolver.at(family, 53)).unwrap());
+        for flow in &flows {
+            let reached = crate::support::bed::ask_over(flow, DEFAULT).unwrap();
+            assert_eq!(reached, Outcome::Reached(Host::Foreign));
+        }
+        ([foreign(22), foreign(80)].into_iter().flatten().collect::<Vec<_>>(), flows)
+    });
+    assert!(before.iter_mut().all(|conversation| conversation.goes_on()));
+    let guarded = Guarded::on(bed, mode, Rules::default());
+    assert!(before.iter_mut().all(|conversation| !conversation.goes_on()), "a connection outlived the policy");
+    guarded.bed.forget();
+    for flow in &flows {
+        // The answer may come from us or not at all; the old way is closed.
+        let outcome = crate::support::bed::ask_over(flow, DEFAULT).ok();
+        assert_ne!(outcome, Some(Outcome::Reached(Host::Foreign)));
+    }
+    assert_eq!(guarded.bed.arrivals(Host::PublicResolver), []);
+}
+
+pub fn nothing_leaks_when_the_daemon_is_killed(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    guarded.daemon.signal(Signal::SIGKILL);
+    wait_for("its end", || fs::read_link(format!("/proc/{}/exe", guarded.daemon.pid())).is_err().then_some(()));
+    guarded.assert_nothing_leaks();
+}
+
+pub fn nothing_leaks_when_the_keeper_is_killed(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    kill(guarded.keeper(), Signal::SIGKILL).unwrap();
+    guarded.assert_nothing_leaks();
+}
+
+pub fn nothing_leaks_after_somebody_flushes_every_rule(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    // Kernels that know owners refuse to, or skip what is owned; with others it is repaired.
+    guarded.bed.appliance().run(&["nft", "flush", "ruleset"], "");
+    let ssh = || guarded.job().inside(|prober| prober.tcp(Host::Foreign.at(Family::V4, 22)));
+    wait_for("the repair", || (ssh() == Outcome::Refused).then_some(()));
+    guarded.assert_every_way();
+}
+
+pub fn it_comes_back_with_what_it_knew(mode: Mode) {
+    let mut guarded = Guarded::by(mode, Rules::default());
+    let namespace = guarded.bed.appliance();
+    namespace.inside(|_| guarded.daemon.crash_and_restart());
+    guarded.daemon.first_round();
+    guarded.assert_every_way();
+}
+
+pub fn a_reload_under_traffic_leaks_nothing(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    let (stop, tries, reached) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let (guarded, stop, tries, reached) = (&guarded, &stop, &tries, &reached);
+        for family in Family::BOTH {
+            scope.spawn(move || {
+                guarded.job().inside(|prober| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let outcome = prober.tcp(Host::Foreign.at(family, 22));
+                        reached.fetch_add(u64::from(outcome != Outcome::Refused), Ordering::Relaxed);
+                        tries.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        let mut reloads = 0;
+        while tries.load(Ordering::Relaxed) < TRIES {
+            reloads += 1;
+            let rules = Rules { rest: format!("[policy]\nblock = [\"n{reloads}.example.org\"]\n"), ..Rules::default() };
+            guarded.daemon.rewrite(&rules.configuration(mode));
+            let output = guarded.daemon.command(&["reload", "--accept"]);
+            if !output.status.success() {
+                stop.store(true, Ordering::Relaxed);
+                panic!("{}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(reloads > 10, "{reloads} reloads only");
+    });
+    assert_eq!(reached.into_inner(), 0, "of {} tries", tries.into_inner());
+    assert_eq!(guarded.bed.arrivals(Host::Foreign), []);
+}
+
+pub fn what_on_stop_says_is_what_stays(mode: Mode) {
+    for (on_stop, stays) in [("keep", true), ("remove", false)] {
+        let guarded = Guarded::by(mode, Rules { firewall: format!("on-stop = \"{on_stop}\"\n"), ..Rules::default() });
+        let Guarded { bed, daemon, .. } = guarded;
+        assert_eq!(daemon.stop().0, Some(0));
+        let table = bed.appliance().run(&["nft", "list", "table", "inet", "tunnelwarden"], "");
+        assert_eq!(table.status.success(), stays, "{on_stop}");
+        let ssh = job_in(&bed, mode).inside(|prober| prober.tcp(Host::Foreign.at(Family::V4, 22)));
+        assert_eq!(ssh != Outcome::Refused, !stays, "{on_stop}: {ssh:?}");
+    }
+}
+
+// ---- Strict.
+
+pub fn strict_lets_out_what_was_resolved_and_nothing_else(mode: Mode) {
+    let clock = Family::BOTH.map(|family| Host::Clock.address(family));
+    let firewall = format!("strict = true\nntp = [\"{}\", \"{}\"]\n", clock[0], clock[1]);
+    let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
+    for family in Family::BOTH {
+        let outcomes = guarded.job().inside(|prober| {
+            [
+                prober.tls(Host::Unnamed.at(family, 443), None),
+                prober.udp(Host::Unnamed.at(family, 123)),
+                prober.udp(Host::Clock.at(family, 123)),
+                prober.tcp(Host::Web.at(family, 80)),
+                prober.by_name(Host::PublicResolver.at(family, 53), "www.example.net"),
+                prober.tcp(Host::Web.at(family, 80)),
+            ]
+        });
+        let reached = Outcome::Reached;
+        let expected = [
+            Outcome::Refused,
+            Outcome::Refused,
+            reached(Host::Clock),
+            Outcome::Refused,
+            reached(Host::Web),
+            reached(Host::Web),
+        ];
+        assert_eq!(outcomes, expected, "{family:?}");
+    }
+    // The address that nobody asked for is the one difference to the rest.
+    guarded.assert_ways(|way| way.name != "an address that nobody asked for" && way.name != "ordinary QUIC");
+}
+
+pub fn static_networks_are_open_in_strict_mode(mode: Mode) {
+    let unnamed = Family::BOTH.map(|family| Host::Unnamed.address(family));
+    let firewall = format!("strict = true\nstatic = [\"{}\", \"{}\"]\n", unnamed[0], unnamed[1]);
+    let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
+    for family in Family::BOTH {
+        let outcome = guarded.job().inside(|prober| prober.tls(Host::Unnamed.at(family, 443), None));
+        assert_eq!(outcome, Outcome::Reached(Host::Unnamed), "{family:?}");
+    }
+}
+
+/// On an appliance only: on a host there is but one client.
+pub fn what_one_client_resolved_opens_nothing_for_another(mode: Mode) {
+    if mode == Mode::Host {
+        return;
+    }
+    let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
+    for family in Family::BOTH {
+        let web = Host::Web.at(family, 443);
+        let by_name = guarded.job().inside(|prober| prober.by_name(Host::PublicResolver.at(family, 53), WEB));
+        let beside = guarded.bed.neighbour().inside(|prober| prober.tls(web, Some(WEB)));
+        assert_eq!((by_name, beside), (Outcome::Reached(Host::Web), Outcome::Refused), "{family:?}");
+    }
+}
+
+/// A lease lasts longer than its answer's TTL by a grace that is the daemon's to choose, a few minutes at most.
+pub fn a_lease_ends_and_what_lives_by_it_does_not(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
+    let web = Host::Web.address(Family::V4);
+    guarded.bed.also_resolve(&format!("brief.example.net. 1 IN A {web}\n"));
+    let job = guarded.job();
+    let mut lives = job.inside(|prober| {
+        let resolver = Host::PublicResolver.at(Family::V4, 53);
+        assert_eq!(prober.by_name(resolver, "brief.example.net"), Outcome::Reached(Host::Web));
+        prober.converse(Host::Web.at(Family::V4, 22)).unwrap()
+    });
+    let set = ["nft", "list", "set", "inet", "tunnelwarden", "lease_v4"];
+    let has = |address: &str| guarded.bed.appliance().must(&set, "").contains(address);
+    assert!(has(&web.to_string()), "no lease: {}", guarded.bed.appliance().must(&set, ""));
+    let left = std::time::Instant::now() + LONGEST_LEASE;
+    while has(&web.to_string()) {
+        assert!(std::time::Instant::now() < left, "the lease of a second does not end");
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(job.inside(|prober| prober.tcp(Host::Web.at(Family::V4, 80))), Outcome::Refused);
+    assert!(lives.goes_on(), "a live connection was cut by an expiring lease");
+    let again = job.inside(|prober| prober.by_name(Host::PublicResolver.at(Family::V4, 53), "brief.example.net"));
+    assert_eq!(again, Outcome::Reached(Host::Web));
+}
+
+const LONGEST_LEASE: Duration = Duration::from_secs(400);
+
+/// On an appliance only: there a client has 2,000 leases, and whoever resolves more loses its own oldest.
+pub fn a_client_that_resolves_without_end_fills_the_set_for_nobody_else(mode: Mode) {
+    if mode == Mode::Host {
+        return;
+    }
+    let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
+    let many = (0..2_100).map(|i: u32| format!("n{i}.many.example.net. 300 IN A 3.78.{}.{}\n", i / 250, i % 250 + 1));
+    guarded.bed.also_resolve(&many.collect::<String>());
+    let resolver = Host::PublicResolver.at(Family::V4, 53);
+    let (client, neighbour) = (guarded.bed.client(), guarded.bed.neighbour());
+    let first = [client, neighbour].map(|vantage| vantage.inside(|prober| prober.by_name(resolver, WEB)));
+    assert_eq!(first, [Outcome::Reached(Host::Web); 2]);
+    client.inside(|prober| {
+        let flow = prober.flow(resolver).unwrap();
+        for i in 0..2_100 {
+            let asked =
+                crate::support::client::ask(&format!("n{i}.many.example.net."), hickory_proto::rr::RecordType::A);
+            flow.send(&asked.bytes()).unwrap();
+            flow.recv(&mut [0; 512]).unwrap();
+        }
+    });
+    let web = Host::Web.at(Family::V4, 443);
+    let then = [client, neighbour].map(|vantage| vantage.inside(|prober| prober.tls(web, Some(WEB))));
+    assert_eq!(then, [Outcome::Refused, Outcome::Reached(Host::Web)]);
+}
+
+const WEB: &str = "www.example.net";
+
+// ---- Groups and exceptions.
+
+/// On an appliance: clients in mode observe are asked nothing and refused nothing, and are on record all the same.
+pub fn observed_clients_are_refused_nothing_and_recorded(mode: Mode) {
+    if mode == Mode::Host {
+        return;
+    }
+    let observed = "[[clients]]\nname = \"watched\"\nnetworks = [\"10.77.1.2\", \"fd77:1::2\"]\nmode = \"observe\"\n";
+    let guarded = Guarded::by(mode, Rules { rest: observed.to_owned(), ..Rules::default() });
+    for family in Family::BOTH {
+        for way in WAYS.iter().filter(|way| way.exists(family)) {
+            let outcome = guarded.bed.client().inside(|prober| (way.attempt)(prober, family));
+            assert_eq!(outcome, way.open, "{}, {family:?}", way.name);
+        }
+        let neighbour = guarded.bed.neighbour().inside(|prober| prober.tcp(Host::Foreign.at(family, 22)));
+        assert_eq!(neighbour, Outcome::Refused, "the group is too large");
+    }
+    let asked: Vec<_> = guarded.bed.arrivals(Host::PublicResolver).into_iter().filter(|a| a.port == 53).collect();
+    assert_eq!(asked, [], "port 53 is not redirected, so nothing is seen");
+    for way in ["dns", "address", "dot", "doh"] {
+        guarded.wait_for_attempt(way, "observed");
+    }
+}
+
+pub fn an_exception_opens_its_name_for_a_time_and_then_cuts(mode: Mode) {
+    let until = jiff::Timestamp::now() + Duration::from_secs(12);
+    let rest =
+        format!("[[exceptions]]\nname = \"{DEFAULT}\"\nnetworks = [\"any\"]\nuntil = {until}\nreason = \"a test\"\n");
+    let guarded = Guarded::by(mode, Rules { rest, ..Rules::default() });
+    let resolver = Host::PublicResolver.at(Family::V4, 53);
+    let by_name = || guarded.job().inside(|prober| prober.by_name(resolver, DEFAULT));
+    assert_eq!(by_name(), Outcome::Reached(Host::Foreign));
+    let other = guarded.job().inside(|prober| prober.tls(Host::Foreign.at(Family::V4, 443), None));
+    assert_eq!(other, Outcome::Alert(112), "it opened more than its name");
+    wait_for("its end", || (by_name() == Outcome::NoName).then_some(()));
+    guarded.assert_every_way();
+}
+
+pub fn what_was_refused_is_on_record(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    guarded.assert_every_way();
+    for way in ["dns", "dns-redirected", "dot", "doh", "address", "tls-gate"] {
+        guarded.wait_for_attempt(way, if way == "dns-redirected" { "" } else { "blocked" });
+    }
+}
+
+// ---- The daemon in the bed.
+
+/// What is configured beside the ordinary.
+#[derive(Default)]
+struct Rules {
+    /// Lines of `[firewall]`.
+    firewall: String,
+    /// Whole tables.
+    rest: String,
+}
+
+impl Rules {
+    fn configuration(&self, mode: Mode) -> String {
+        let (user, upstream) = (FORWARDER.0, Host::Upstream.address(Family::V4));
+        let (firewall, dns) = match mode {
+            Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
+            Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
+        };
+        let Self { firewall: more, rest } = self;
+        format!(
+            "[organization]\ningress = [\"{OWN}\"]\n[listen]\ndns = {dns}\nadmin = \"off\"\n\
+             [upstream]\nservers = [\"udp://{upstream}\"]\n\
+             [firewall]\n{firewall}\nuser = \"{user}\"\n{more}\n{rest}"
+        )
+    }
+}
+
+/// A bed with the daemon on the appliance, once it knows every ingress.
+struct Guarded {
+    bed: Bed,
+    daemon: Daemon,
+    mode: Mode,
+}
+
+impl Guarded {
+    fn by(mode: Mode, rules: Rules) -> Self {
+        Self::on(Bed::new(), mode, rules)
+    }
+
+    fn on(bed: Bed, mode: Mode, rules: Rules) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        fs::write(folder.path().join("tunnelwarden.toml"), rules.configuration(mode)).unwrap();
+        // The forwarder is root no more when it comes there.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(&state).unwrap();
+        chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
+        let serve = command(folder.path(), &["serve"]);
+        let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
+        daemon.first_round();
+        Self { bed, daemon, mode }
+    }
+
+    /// Whom it guards.
+    fn job(&self) -> Vantage<'_> {
+        job_in(&self.bed, self.mode)
+    }
+
+    fn keeper(&self) -> Pid {
+        let daemon = self.daemon.pid();
+        let tasks = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
+        let children = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
+        let all = children.collect::<String>();
+        let mut pids = all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
+        let keeper = pids.next().expect("the daemon has no child");
+        assert_eq!(pids.next(), None, "which of its children is the keeper?");
+        keeper
+    }
+
+    fn assert_every_way(&self) {
+        self.assert_ways(|_| true);
+    }
+
+    /// Tries them all before it complains.
+    fn assert_ways(&self, counts: impl Fn(&Way) -> bool) {
+        let failures: Vec<_> = self.try_ways(counts, |way, outcome| outcome == way.enforced);
+        assert!(failures.is_empty(), "{:?}:\n{}", self.mode, failures.join("\n"));
+    }
+
+    /// Whatever a closed way ends in now, it is not its goal; what has to stay open may be broken.
+    fn assert_nothing_leaks(&self) {
+        let failures = self.try_ways(Way::is_closed, |way, outcome| outcome != way.open || way.open == way.enforced);
+        assert!(failures.is_empty(), "{:?}:\n{}", self.mode, failures.join("\n"));
+    }
+
+    fn try_ways(&self, counts: impl Fn(&Way) -> bool, ends_well: impl Fn(&Way, Outcome) -> bool) -> Vec<String> {
+        let mut failures = Vec::new();
+        for family in Family::BOTH {
+            for way in WAYS.iter().filter(|way| way.exists(family) && counts(way)) {
+                self.bed.forget();
+                let outcome = self.job().inside(|prober| (way.attempt)(prober, family));
+                let reached: Vec<_> = way.spared.iter().flat_map(|&host| self.bed.arrivals(host)).collect();
+                if !ends_well(way, outcome) || !reached.is_empty() {
+                    failures.push(format!("{} ({family:?}): {outcome:?}; reached: {reached:?}", way.name));
+                }
+            }
+        }
+        failures
+    }
+
+    /// Waits until the record has an attempt of this way; of any decision where none is named.
+    fn wait_for_attempt(&self, way: &str, decision: &str) {
+        wait_for(&format!("an attempt, {way} {decision}"), || {
+            let attempts = self.daemon.attempts();
+            let is = |attempt: &serde_json::Value| {
+                attempt["way"] == way && (decision.is_empty() || attempt["decision"] == decision)
+            };
+            attempts.iter().any(is).then_some(())
+        });
+    }
+}
+
+fn job_in(bed: &Bed, mode: Mode) -> Vantage<'_> {
+    match mode {
+        Mode::Host => bed.job(),
+        Mode::Gateway => bed.client(),
+    }
+}

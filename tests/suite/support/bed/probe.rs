@@ -1,0 +1,324 @@
+//! What a client tries, and how that ends.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{RData, RecordType},
+};
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
+
+use super::{
+    super::client::ask,
+    host::{Family, Host},
+};
+
+/// Tries things from where it is.
+pub struct Prober {
+    pub(super) sources: [IpAddr; 2],
+    pub(super) trust: Arc<ClientConfig>,
+}
+
+/// How a try ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// This host answered; or the name led to it, where names were asked for only.
+    Reached(Host),
+    /// Reset, turned away by ICMP, hung up on; a resolver said that it failed.
+    Refused,
+    /// A TLS alert.
+    Alert(u8),
+    /// Nothing came in time.
+    Silent,
+    /// The name does not exist, or not for this family.
+    NoName,
+}
+
+/// A TCP connection that stays.
+pub struct Conversation(TcpStream);
+
+/// After how long without an answer there is none.
+pub const SILENCE: Duration = Duration::from_millis(1500);
+
+/// Any server that speaks first ignores it, and any other answers it.
+const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+
+impl Prober {
+    /// TLS with this server name or none, then a request. The certificate has to be right for the name, or for the
+    /// address.
+    pub fn tls(&self, server: SocketAddr, name: Option<&str>) -> Outcome {
+        ended(self.connect(server).and_then(|stream| self.request_over_tls(stream, server, name)))
+    }
+
+    /// The same with every byte in a segment of its own.
+    pub fn tls_dripped(&self, server: SocketAddr, name: &str) -> Outcome {
+        ended(self.connect(server).and_then(|stream| {
+            stream.set_nodelay(true)?;
+            self.request_over_tls(Dripping(stream), server, Some(name))
+        }))
+    }
+
+    /// TCP, and whoever answers.
+    pub fn tcp(&self, server: SocketAddr) -> Outcome {
+        self.say(server, REQUEST)
+    }
+
+    /// TCP with other first words.
+    pub fn say(&self, server: SocketAddr, words: &[u8]) -> Outcome {
+        ended(self.connect(server).and_then(|mut stream| {
+            stream.write_all(words)?;
+            greeting(stream)
+        }))
+    }
+
+    /// A datagram, and whoever answers.
+    pub fn udp(&self, server: SocketAddr) -> Outcome {
+        ended(self.flow(server).and_then(|socket| {
+            socket.send(b"who are you")?;
+            let mut reply = [0; 64];
+            let length = socket.recv(&mut reply)?;
+            host_of(&reply[..length])
+        }))
+    }
+
+    /// Where `name` leads by a resolver over UDP; A is asked for over IPv4 and AAAA over IPv6.
+    pub fn dns_udp(&self, server: SocketAddr, name: &str) -> Outcome {
+        ended(self.flow(server).and_then(|flow| ask_over(&flow, name)))
+    }
+
+    /// The same over TCP.
+    pub fn dns_tcp(&self, server: SocketAddr, name: &str) -> Outcome {
+        ended(self.connect(server).and_then(|stream| ask_stream(stream, &question(server, name))))
+    }
+
+    /// The same over TLS.
+    pub fn dot(&self, server: SocketAddr, name: &str) -> Outcome {
+        ended(self.connect(server).and_then(|mut stream| {
+            let mut tls = self.session(server, Some(RESOLVER));
+            ask_stream(rustls::Stream::new(&mut tls, &mut stream), &question(server, name))
+        }))
+    }
+
+    /// The same over HTTPS.
+    pub fn doh(&self, server: SocketAddr, name: &str) -> Outcome {
+        ended(self.connect(server).and_then(|mut stream| {
+            let mut tls = self.session(server, Some(RESOLVER));
+            ask_https(rustls::Stream::new(&mut tls, &mut stream), &question(server, name))
+        }))
+    }
+
+    /// What a client without tricks does: asks for the name, then speaks TLS with it at the address.
+    pub fn by_name(&self, resolver: SocketAddr, name: &str) -> Outcome {
+        match self.dns_udp(resolver, name) {
+            Outcome::Reached(host) => self.tls(host.at(family(resolver), 443), Some(name)),
+            other => other,
+        }
+    }
+
+    /// The same with TCP and another port.
+    pub fn by_name_at(&self, resolver: SocketAddr, name: &str, port: u16) -> Outcome {
+        match self.dns_udp(resolver, name) {
+            Outcome::Reached(host) => self.tcp(host.at(family(resolver), port)),
+            other => other,
+        }
+    }
+
+    /// What a stub resolver does with two `nameserver` lines: a name that does not exist ends it, failure does not.
+    pub fn dns_by_either(&self, servers: [SocketAddr; 2], name: &str) -> Outcome {
+        match self.dns_udp(servers[0], name) {
+            Outcome::Refused | Outcome::Silent => self.dns_udp(servers[1], name),
+            other => other,
+        }
+    }
+
+    /// A connection that stays, once its far end has spoken.
+    ///
+    /// # Errors
+    /// It never came to be.
+    pub fn converse(&self, server: SocketAddr) -> io::Result<Conversation> {
+        let mut stream = self.connect(server)?;
+        stream.write_all(REQUEST)?;
+        let mut reply = [0; 1024];
+        match stream.read(&mut reply)? {
+            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            _ => Ok(Conversation(stream)),
+        }
+    }
+
+    /// A UDP socket for several questions or datagrams.
+    ///
+    /// # Errors
+    /// There is no way there.
+    pub fn flow(&self, server: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind((self.source(server), 0))?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        Ok(socket)
+    }
+
+    fn connect(&self, server: SocketAddr) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((self.source(server), 0)).into())?;
+        socket.connect_timeout(&server.into(), SILENCE)?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_write_timeout(Some(SILENCE))?;
+        Ok(stream)
+    }
+
+    fn source(&self, server: SocketAddr) -> IpAddr {
+        if server.ip().is_loopback() { server.ip() } else { family(server).of(self.sources) }
+    }
+
+    /// TLS as of rustls, which sends no server name where it has an address.
+    fn session(&self, server: SocketAddr, name: Option<&str>) -> ClientConnection {
+        let name = name.map_or(server.ip().into(), |name| ServerName::try_from(name.to_owned()).unwrap());
+        ClientConnection::new(Arc::clone(&self.trust), name).unwrap()
+    }
+
+    fn request_over_tls(
+        &self,
+        mut stream: impl Read + Write,
+        server: SocketAddr,
+        name: Option<&str>,
+    ) -> io::Result<Outcome> {
+        let mut tls = self.session(server, name);
+        let mut stream = rustls::Stream::new(&mut tls, &mut stream);
+        stream.write_all(REQUEST)?;
+        greeting(stream)
+    }
+}
+
+/// The name in the public resolver's certificate.
+const RESOLVER: &str = "dns.google";
+
+impl Conversation {
+    /// Is it still there? Says something and waits for it to come back.
+    pub fn goes_on(&mut self) -> bool {
+        let mut echo = [0; 1];
+        // What the far end said before may still be on its way; the last byte is ours.
+        self.0.write_all(b"~").is_ok()
+            && std::iter::repeat_with(|| self.0.read_exact(&mut echo).map(|()| echo))
+                .take(4096)
+                .find(|read| read.as_ref().map_or(true, |echo| echo == b"~"))
+                .is_some_and(|read| read.is_ok())
+    }
+}
+
+/// Where `name` leads by the resolver that `flow` is connected to.
+///
+/// # Errors
+/// It did not answer, or was kept from it.
+pub fn ask_over(flow: &UdpSocket, name: &str) -> io::Result<Outcome> {
+    let question = question(flow.peer_addr()?, name);
+    flow.send(&question)?;
+    let mut reply = [0; 4096];
+    let length = flow.recv(&mut reply)?;
+    Ok(answer(&reply[..length]))
+}
+
+fn question(server: SocketAddr, name: &str) -> Vec<u8> {
+    ask(&format!("{name}."), family(server).of([RecordType::A, RecordType::AAAA])).bytes()
+}
+
+fn ask_stream(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outcome> {
+    stream.write_all(&[&u16::try_from(question.len()).unwrap().to_be_bytes(), question].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut reply)?;
+    Ok(answer(&reply))
+}
+
+fn ask_https(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outcome> {
+    let head = format!("POST /dns-query HTTP/1.1\r\nHost: {RESOLVER}\r\nContent-Length: {}\r\n\r\n", question.len());
+    stream.write_all(&[head.as_bytes(), question].concat())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut reply = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut reply)?;
+    Ok(answer(&reply))
+}
+
+fn answer(reply: &[u8]) -> Outcome {
+    let reply = Message::from_vec(reply).unwrap();
+    let address = reply.answers.iter().find_map(|record| match &record.data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    });
+    match (reply.metadata.response_code, address) {
+        (_, Some(address)) => Outcome::Reached(Host::of(address).unwrap_or_else(|| panic!("nobody's: {address}"))),
+        (ResponseCode::NoError | ResponseCode::NXDomain, None) => Outcome::NoName,
+        (_, None) => Outcome::Refused,
+    }
+}
+
+/// Reads until somebody has said who they are.
+fn greeting(mut stream: impl Read) -> io::Result<Outcome> {
+    let (mut said, mut bytes) = (Vec::new(), [0; 1024]);
+    loop {
+        let length = stream.read(&mut bytes)?;
+        said.extend_from_slice(&bytes[..length]);
+        if length == 0 || Host::greeting(&String::from_utf8_lossy(&said)).is_some() {
+            return host_of(&said);
+        }
+    }
+}
+
+fn host_of(said: &[u8]) -> io::Result<Outcome> {
+    let host = Host::greeting(&String::from_utf8_lossy(said));
+    host.map(Outcome::Reached).ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+}
+
+fn ended(result: io::Result<Outcome>) -> Outcome {
+    let error = match result {
+        Ok(outcome) => return outcome,
+        Err(error) => error,
+    };
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(alert)) => return Outcome::Alert(u8::from(*alert)),
+        // A wrong certificate, say: somebody else answered in a host's name.
+        Some(other) => panic!("TLS was tampered with: {other}"),
+        None => {}
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Outcome::Silent,
+        _ => Outcome::Refused,
+    }
+}
+
+fn family(address: SocketAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// Writes one byte at a time.
+struct Dripping(TcpStream);
+
+impl Write for Dripping {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes.get(..1).unwrap_or_default())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Read for Dripping {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
