@@ -123,6 +123,8 @@ impl Shared {
     async fn take_connections(self: Arc<Self>, listener: TcpListener, door: Door) {
         while let Ok((stream, peer)) = listener.accept().await {
             self.note(door, peer, None);
+            // A test is not to wait for acknowledgements that come late.
+            let _ = stream.set_nodelay(true);
             let shared = Arc::clone(&self);
             // A client that hangs up is no failure.
             tokio::spawn(async move { shared.serve(stream, peer, door).await });
