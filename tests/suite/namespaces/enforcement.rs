@@ -352,10 +352,84 @@ pub fn an_exception_opens_its_name_for_a_time_and_then_cuts(mode: Mode) {
     let resolver = Host::PublicResolver.at(Family::V4, 53);
     let by_name = || guarded.job().inside(|prober| prober.by_name(resolver, DEFAULT));
     assert_eq!(by_name(), Outcome::Reached(Host::Foreign));
-    let other = guarded.job().inside(|prober| prober.tls(Host::Foreign.at(Family::V4, 443), None));
+    let foreign = Host::Foreign.at(Family::V4, 443);
+    let other = guarded.job().inside(|prober| prober.tls(foreign, None));
     assert_eq!(other, Outcome::Alert(112), "it opened more than its name");
+    let mut lives = guarded.job().inside(|prober| prober.converse_over_tls(foreign, DEFAULT)).unwrap();
+    assert!(lives.goes_on());
     wait_for("its end", || (by_name() == Outcome::NoName).then_some(()));
+    wait_for("the cut", || (!lives.goes_on()).then_some(()));
     guarded.assert_every_way();
+}
+
+/// Addresses of the organization's own are its own on every port, whoever else is refused theirs.
+pub fn own_addresses_are_open_on_every_port(mode: Mode) {
+    let own = Family::BOTH.map(|family| Host::Shared.address(family));
+    let organization = format!("addresses = [\"{}\", \"{}\"]\n", own[0], own[1]);
+    let guarded = Guarded::by(mode, Rules { organization, ..Rules::default() });
+    for family in Family::BOTH {
+        let outcomes = guarded.job().inside(|prober| {
+            [
+                prober.tls(Host::Shared.at(family, 443), Some(OWN)),
+                prober.tcp(Host::Shared.at(family, 22)),
+                prober.udp(Host::Shared.at(family, 443)),
+                prober.tcp(Host::Foreign.at(family, 22)),
+            ]
+        });
+        let open = Outcome::Reached(Host::Shared);
+        assert_eq!(outcomes, [open, open, open, Outcome::Refused], "{family:?}");
+    }
+}
+
+/// On an appliance: a group with an own ingress of its own has that one, and nobody else has it.
+pub fn a_groups_own_ingress_is_that_groups(mode: Mode) {
+    if mode == Mode::Host {
+        return;
+    }
+    let name = "connect.other.example";
+    let rest =
+        format!("[[clients]]\nname = \"others\"\nnetworks = [\"10.77.1.3\", \"fd77:1::3\"]\ningress = [\"{name}\"]\n");
+    let guarded = Guarded::by(mode, Rules { rest, ..Rules::default() });
+    for family in Family::BOTH {
+        let (resolver, shared) = (Host::PublicResolver.at(family, 53), Host::Shared.at(family, 443));
+        let attempts = [guarded.bed.client(), guarded.bed.neighbour()]
+            .map(|vantage| vantage.inside(|prober| [prober.by_name(resolver, name), prober.tls(shared, Some(OWN))]));
+        let open = Outcome::Reached(Host::Shared);
+        assert_eq!(attempts, [[Outcome::NoName, open], [open, Outcome::Alert(112)]], "{family:?}");
+    }
+}
+
+/// On an appliance: clients outside of the policy are not touched at all, their questions included.
+pub fn exempt_clients_are_left_alone(mode: Mode) {
+    if mode == Mode::Host {
+        return;
+    }
+    let firewall = "exempt = [\"10.77.1.3\", \"fd77:1::3\"]\n".to_owned();
+    let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
+    for family in Family::BOTH {
+        for way in WAYS.iter().filter(|way| way.exists(family)) {
+            guarded.bed.forget();
+            let outcome = guarded.bed.neighbour().inside(|prober| (way.attempt)(prober, family));
+            assert_eq!(outcome, way.open, "{}, {family:?}", way.name);
+            for &host in way.spared {
+                assert!(!guarded.bed.arrivals(host).is_empty(), "{}: {host:?} saw nobody", way.name);
+            }
+        }
+    }
+    guarded.assert_every_way();
+}
+
+/// A policy that takes an own ingress away ends what goes through the gate to it.
+pub fn a_reload_cuts_what_it_blocks(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    let shared = Host::Shared.at(Family::V4, 443);
+    let mut lives = guarded.job().inside(|prober| prober.converse_over_tls(shared, OWN)).unwrap();
+    assert!(lives.goes_on());
+    let without = Rules::default().configuration(mode).replace(OWN, "connect.elsewhere.example");
+    guarded.daemon.rewrite(&without);
+    let output = guarded.daemon.command(&["reload", "--accept"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    wait_for("the cut", || (!lives.goes_on()).then_some(()));
 }
 
 pub fn what_was_refused_is_on_record(mode: Mode) {
@@ -371,6 +445,8 @@ pub fn what_was_refused_is_on_record(mode: Mode) {
 /// What is configured beside the ordinary.
 #[derive(Default)]
 struct Rules {
+    /// Lines of `[organization]`.
+    organization: String,
     /// Lines of `[firewall]`.
     firewall: String,
     /// Whole tables.
@@ -384,9 +460,9 @@ impl Rules {
             Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
             Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
         };
-        let Self { firewall: more, rest } = self;
+        let Self { organization, firewall: more, rest } = self;
         format!(
-            "[organization]\ningress = [\"{OWN}\"]\n[listen]\ndns = {dns}\nadmin = \"off\"\n\
+            "[organization]\ningress = [\"{OWN}\"]\n{organization}[listen]\ndns = {dns}\nadmin = \"off\"\n\
              [upstream]\nservers = [\"udp://{upstream}\"]\n\
              [firewall]\n{firewall}\nuser = \"{user}\"\n{more}\n{rest}"
         )

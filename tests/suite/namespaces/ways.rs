@@ -70,6 +70,7 @@ pub const WAYS: &[Way] = ways! {
     "disguised server name":              |p, f| p.tls(Foreign.at(f, 443), Some("korgn.su.lennut.com")) => Reached(Foreign), UNKNOWN, [Foreign];
     "ordinary server name at an ingress": |p, f| p.tls(Shared.at(f, 443), Some("www.example.net"))   => Reached(Shared), UNKNOWN, [Shared];
     "ClientHello in segments of a byte":  |p, f| p.tls_dripped(Shared.at(f, 443), DEFAULT)           => Reached(Shared), UNKNOWN, [Shared];
+    "encrypted ClientHello":              |p, f| p.tls_encrypted_hello(Shared.at(f, 443), "www.example.net") => Reached(Shared), UNKNOWN, [Shared];
     "own server name at a foreign one":   |p, f| p.tls(Foreign.at(f, 443), Some(OWN))                => Reached(Foreign), Reached(Shared), [Foreign];
     // Not TLS.
     "QUIC":                               |p, f| p.udp(Foreign.at(f, 443))                           => Reached(Foreign), Refused, [Foreign];

@@ -7,6 +7,7 @@
 //! The appliance only routes, until a test has it do more. On a host of its own the firewall guards what runs beside
 //! it: then the appliance is the host, and a [`Vantage`] with a user of its own is what runs there.
 
+mod hello;
 mod host;
 mod internet;
 mod namespace;

@@ -11,11 +11,12 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{RData, RecordType},
 };
-use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use socket2::{Domain, Socket, Type};
 
 use super::{
     super::client::ask,
+    hello,
     host::{Family, Host},
 };
 
@@ -40,8 +41,12 @@ pub enum Outcome {
     NoName,
 }
 
-/// A TCP connection that stays.
-pub struct Conversation(TcpStream);
+/// A connection that stays.
+pub struct Conversation(Box<dyn Duplex>);
+
+trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
 
 /// After how long without an answer there is none.
 pub const SILENCE: Duration = Duration::from_millis(1500);
@@ -61,6 +66,23 @@ impl Prober {
         ended(self.connect(server).and_then(|stream| {
             stream.set_nodelay(true)?;
             self.request_over_tls(Dripping(stream), server, Some(name))
+        }))
+    }
+
+    /// A ClientHello that says of itself that the true one is encrypted within, behind this outer name. Whoever goes on
+    /// with the handshake counts as the host that was dialled: who it is would be said later.
+    pub fn tls_encrypted_hello(&self, server: SocketAddr, outer: &str) -> Outcome {
+        ended(self.connect(server).and_then(|mut stream| {
+            let mut hello = Vec::new();
+            self.session(server, Some(outer)).write_tls(&mut hello)?;
+            stream.write_all(&hello::with_encrypted_hello(hello))?;
+            let mut record = [0; 7];
+            stream.read_exact(&mut record)?;
+            Ok(match (record[0], Host::of(server.ip())) {
+                (hello::ALERT, _) => Outcome::Alert(record[6]),
+                (_, Some(host)) => Outcome::Reached(host),
+                (_, None) => panic!("nobody's: {server}"),
+            })
         }))
     }
 
@@ -137,18 +159,22 @@ impl Prober {
         }
     }
 
-    /// A connection that stays, once its far end has spoken.
+    /// A TCP connection that stays, once its far end has spoken.
     ///
     /// # Errors
     /// It never came to be.
     pub fn converse(&self, server: SocketAddr) -> io::Result<Conversation> {
-        let mut stream = self.connect(server)?;
-        stream.write_all(REQUEST)?;
-        let mut reply = [0; 1024];
-        match stream.read(&mut reply)? {
-            0 => Err(io::ErrorKind::ConnectionReset.into()),
-            _ => Ok(Conversation(stream)),
-        }
+        let stream = self.connect(server)?;
+        Conversation::begin(Box::new(stream))
+    }
+
+    /// The same over TLS.
+    ///
+    /// # Errors
+    /// It never came to be.
+    pub fn converse_over_tls(&self, server: SocketAddr, name: &str) -> io::Result<Conversation> {
+        let stream = self.connect(server)?;
+        Conversation::begin(Box::new(StreamOwned::new(self.session(server, Some(name)), stream)))
     }
 
     /// A UDP socket for several questions or datagrams.
@@ -199,6 +225,14 @@ impl Prober {
 const RESOLVER: &str = "dns.google";
 
 impl Conversation {
+    fn begin(mut stream: Box<dyn Duplex>) -> io::Result<Self> {
+        stream.write_all(REQUEST)?;
+        match stream.read(&mut [0; 1024])? {
+            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            _ => Ok(Self(stream)),
+        }
+    }
+
     /// Is it still there? Says something and waits for it to come back.
     pub fn goes_on(&mut self) -> bool {
         let mut echo = [0; 1];
