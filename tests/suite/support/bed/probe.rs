@@ -1,7 +1,14 @@
 //! What a client tries, and how that ends.
 
 use std::{
-    io::{self, Read, Write},
+    io::{
+        self,
+        ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, PermissionDenied,
+            TimedOut, UnexpectedEof, WouldBlock,
+        },
+        Read, Write,
+    },
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -9,7 +16,7 @@ use std::{
 
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::{RData, RecordType},
+    rr::RecordType,
 };
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use socket2::{Domain, Socket, Type};
@@ -137,26 +144,29 @@ impl Prober {
 
     /// What a client without tricks does: asks for the name, then speaks TLS with it at the address.
     pub fn by_name(&self, resolver: SocketAddr, name: &str) -> Outcome {
-        match self.dns_udp(resolver, name) {
-            Outcome::Reached(host) => self.tls(host.at(family(resolver), 443), Some(name)),
-            other => other,
+        let asked = self.dns_udp(resolver, name);
+        if let Outcome::Reached(host) = asked {
+            return self.tls(host.at(family(resolver), 443), Some(name));
         }
+        asked
     }
 
     /// The same with TCP and another port.
     pub fn by_name_at(&self, resolver: SocketAddr, name: &str, port: u16) -> Outcome {
-        match self.dns_udp(resolver, name) {
-            Outcome::Reached(host) => self.tcp(host.at(family(resolver), port)),
-            other => other,
+        let asked = self.dns_udp(resolver, name);
+        if let Outcome::Reached(host) = asked {
+            return self.tcp(host.at(family(resolver), port));
         }
+        asked
     }
 
     /// What a stub resolver does with two `nameserver` lines: a name that does not exist ends it, failure does not.
     pub fn dns_by_either(&self, servers: [SocketAddr; 2], name: &str) -> Outcome {
-        match self.dns_udp(servers[0], name) {
-            Outcome::Refused | Outcome::Silent => self.dns_udp(servers[1], name),
-            other => other,
+        let asked = self.dns_udp(servers[0], name);
+        if matches!(asked, Outcome::Refused | Outcome::Silent) {
+            return self.dns_udp(servers[1], name);
         }
+        asked
     }
 
     /// A TCP connection that stays, once its far end has spoken.
@@ -228,7 +238,7 @@ impl Conversation {
     fn begin(mut stream: Box<dyn Duplex>) -> io::Result<Self> {
         stream.write_all(REQUEST)?;
         match stream.read(&mut [0; 1024])? {
-            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            0 => Err(ConnectionReset.into()),
             _ => Ok(Self(stream)),
         }
     }
@@ -288,11 +298,7 @@ fn ask_https(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outco
 
 fn answer(reply: &[u8]) -> Outcome {
     let reply = Message::from_vec(reply).unwrap();
-    let address = reply.answers.iter().find_map(|record| match &record.data {
-        RData::A(address) => Some(IpAddr::V4(address.0)),
-        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-        _ => None,
-    });
+    let address = reply.answers.iter().find_map(|record| record.data.ip_addr());
     match (reply.metadata.response_code, address) {
         (_, Some(address)) => Outcome::Reached(Host::of(address).unwrap_or_else(|| panic!("nobody's: {address}"))),
         (ResponseCode::NoError | ResponseCode::NXDomain, None) => Outcome::NoName,
@@ -314,7 +320,7 @@ fn greeting(mut stream: impl Read) -> io::Result<Outcome> {
 
 fn host_of(said: &[u8]) -> io::Result<Outcome> {
     let host = Host::greeting(&String::from_utf8_lossy(said));
-    host.map(Outcome::Reached).ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+    host.map(Outcome::Reached).ok_or_else(|| ConnectionAborted.into())
 }
 
 fn ended(result: io::Result<Outcome>) -> Outcome {
@@ -328,10 +334,22 @@ fn ended(result: io::Result<Outcome>) -> Outcome {
         Some(other) => panic!("TLS was tampered with: {other}"),
         None => {}
     }
-    match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Outcome::Silent,
-        _ => Outcome::Refused,
+    if matches!(error.kind(), TimedOut | WouldBlock) {
+        return Outcome::Silent;
     }
+    // What this machine lacks, ports or routes, is no refusal.
+    let by_others = matches!(
+        error.kind(),
+        ConnectionRefused
+            | ConnectionReset
+            | ConnectionAborted
+            | BrokenPipe
+            | UnexpectedEof
+            | HostUnreachable
+            | PermissionDenied
+    );
+    assert!(by_others, "not a refusal: {error}");
+    Outcome::Refused
 }
 
 fn family(address: SocketAddr) -> Family {
