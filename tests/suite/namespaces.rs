@@ -59,9 +59,11 @@ fn each_kind_of_refusal_is_told_from_the_others() {
     for (vantage, hook) in [(bed.client(), "forward"), (bed.appliance(), "output")] {
         let table = TABLE.replace("HOOK", hook).replace("MATCH", "");
         bed.appliance().must(&["nft", "-f", "-"], &table);
-        for family in Family::BOTH {
-            vantage.inside(|prober| refusals_are_seen(prober, family));
-        }
+        thread::scope(|scope| {
+            for family in Family::BOTH {
+                scope.spawn(move || vantage.inside(|prober| refusals_are_seen(prober, family)));
+            }
+        });
     }
 }
 
