@@ -50,6 +50,25 @@ fn every_way_is_open(bed: &Bed, vantage: Vantage<'_>, who: &str, family: Family)
     }
 }
 
+/// Programs that find their servers by themselves are as free here as the probes are.
+#[test]
+fn without_a_firewall_ssh_reaches_an_ingress_by_name_and_by_hosts_file() {
+    let test = "namespaces::without_a_firewall_ssh_reaches_an_ingress_by_name_and_by_hosts_file";
+    if !bed::installed(test, "ssh", "-V") || !bed::possible(test) {
+        return;
+    }
+    let bed = Bed::new();
+    for family in Family::BOTH {
+        for (hosts, resolver_is_asked) in enforcement::ways_to_find(Host::Foreign, family) {
+            bed.forget();
+            let output = enforcement::ssh(bed.client(), family, &hosts);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!bed.arrivals(Host::Foreign).is_empty(), "{family:?}, {hosts}: {said}");
+            assert_eq!(!bed.arrivals(Host::PublicResolver).is_empty(), resolver_is_asked, "{said}");
+        }
+    }
+}
+
 #[test]
 fn each_kind_of_refusal_is_told_from_the_others() {
     if !bed::possible("namespaces::each_kind_of_refusal_is_told_from_the_others") {

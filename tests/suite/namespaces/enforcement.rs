@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
+    process::Output,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -62,6 +63,36 @@ pub fn ordinary_traffic_has_no_proxy_in_its_path(mode: Mode) {
         let peers: Vec<_> = guarded.bed.arrivals(Host::Web).iter().map(|arrival| arrival.peer.ip()).collect();
         assert!(!peers.is_empty() && peers.iter().all(|&peer| peer == guarded.job().address(family)), "{peers:?}");
     }
+}
+
+/// The real client, which needs no agent for a tunnel.
+pub fn ssh_is_refused(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    for family in Family::BOTH {
+        for (hosts, _) in ways_to_find(Host::Foreign, family) {
+            guarded.bed.forget();
+            let output = ssh(guarded.job(), family, &hosts);
+            assert!(!output.status.success());
+            for host in [Host::Foreign, Host::PublicResolver] {
+                assert_eq!(guarded.bed.arrivals(host), [], "{family:?}, {hosts}");
+            }
+        }
+    }
+}
+
+/// Lines of a hosts file with which a program finds `host` as the default ingress, and whether it has to ask for it.
+pub fn ways_to_find(host: Host, family: Family) -> [(String, bool); 2] {
+    [(String::new(), true), (format!("{} {DEFAULT}\n", host.address(family)), false)]
+}
+
+/// `ssh -R` as ngrok describes it.
+pub fn ssh(from: Vantage<'_>, family: Family, hosts: &str) -> Output {
+    let options = "-F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+    let target = format!("v2@{DEFAULT}");
+    let mut command = vec!["ssh", family.of(["-4", "-6"]), "-o", "ConnectTimeout=5", "-R", "443:localhost:80"];
+    command.extend(options.split(' '));
+    command.extend([&target, "http"]);
+    from.run_resolving(Host::PublicResolver.address(family), hosts, &command)
 }
 
 pub fn the_gate_is_no_relay(mode: Mode) {

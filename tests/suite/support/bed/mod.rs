@@ -13,14 +13,14 @@ mod internet;
 mod namespace;
 mod probe;
 
-use std::{net::IpAddr, process::Output, sync::Arc};
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt as _, process::Output, sync::Arc};
 
 use rustls::ClientConfig;
 
 pub use self::{
     host::{Family, Host},
     internet::Arrival,
-    namespace::{possible, several_users_possible},
+    namespace::{installed, possible, several_users_possible},
     probe::{Outcome, Prober, ask_over},
 };
 use self::{internet::Internet, namespace::Namespace};
@@ -43,8 +43,8 @@ pub struct Vantage<'b> {
     trust: &'b Arc<ClientConfig>,
 }
 
-/// A user that owns nothing and is not the forwarder.
-pub const JOB: u32 = 4242;
+/// `daemon`: a user that every Debian has, and not the forwarder's.
+pub const JOB: u32 = 1;
 
 impl Bed {
     /// Lays the cables and starts every stand-in.
@@ -123,7 +123,33 @@ impl Vantage<'_> {
 
     /// Runs a command there, with `input` on its standard input.
     pub fn run(&self, command: &[&str], input: &str) -> Output {
-        self.namespace.run(command, input)
+        let words = self.as_its_user(command);
+        self.namespace.run(&words.iter().map(String::as_str).collect::<Vec<_>>(), input)
+    }
+
+    /// The same of a program that finds its servers by itself: it sees an `/etc` whose resolver is this one, and whose
+    /// hosts file has these lines.
+    pub fn run_resolving(&self, resolver: IpAddr, hosts: &str, command: &[&str]) -> Output {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        let files = [
+            ("resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:1\n")),
+            ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n{hosts}")),
+            ("nsswitch.conf", "hosts: files dns\npasswd: files\ngroup: files\n".to_owned()),
+        ];
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let words = self.as_its_user(command);
+        let own_etc = ["unshare", "--mount", "sh", "-ec", OWN_ETC, path];
+        self.namespace.run(&own_etc.into_iter().chain(words.iter().map(String::as_str)).collect::<Vec<_>>(), "")
+    }
+
+    fn as_its_user(&self, command: &[&str]) -> Vec<String> {
+        let change = self.user.map(|user| format!("setpriv --reuid {user} --regid {user} --clear-groups"));
+        let change = change.iter().flat_map(|change| change.split(' '));
+        change.chain(command.iter().copied()).map(str::to_owned).collect()
     }
 
     /// The same of a command that has to work; what it printed.
@@ -139,6 +165,16 @@ fn cable(one: &Namespace, here: &str, other: &Namespace, there: &str) {
     one.ip(&format!("link add {here} type veth peer name {there} netns {}\nlink set {here} up\n", other.path()));
     other.ip(&format!("link set {there} up\n"));
 }
+
+/// Lays the files of the folder `$0` over those of `/etc`, for the command that follows. A name service cache outside
+/// would answer through its socket, past the networks.
+const OWN_ETC: &str = r#"
+for file in "$0"/*; do
+    ! test -e "/etc/${file##*/}" || mount --bind "$file" "/etc/${file##*/}"
+done
+! test -d /run/nscd || mount -t tmpfs tmpfs /run/nscd
+exec "$@"
+"#;
 
 // No duplicate address detection anywhere: it costs seconds and there are no duplicates.
 const CLIENT: &str = "\

@@ -25,10 +25,8 @@ pub struct Namespace(File);
 /// Is there a bed for the test of this name, here and now? Where root of a user namespace is needed, the test runs
 /// there and this says no, having failed with it. Where neither is to be had it is skipped, aloud; under CI it fails.
 pub fn possible(test: &str) -> bool {
-    for (tool, question) in [("ip", "-V"), ("nft", "-v")] {
-        if !succeeds(command(tool).arg(question)) {
-            return skip(test, &format!("{tool} is not installed"));
-        }
+    if !installed(test, "ip", "-V") || !installed(test, "nft", "-v") {
+        return false;
     }
     if thread::spawn(may_make_networks).join().unwrap() {
         return true;
@@ -58,6 +56,11 @@ fn command(program: &str) -> Command {
     let path = env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command
+}
+
+/// Is this program there, asked for its version? Skipped in the same way where not.
+pub fn installed(test: &str, program: &str, version: &str) -> bool {
+    succeeds(command(program).arg(version)) || skip(test, &format!("{program} is not installed"))
 }
 
 /// Are there two users to be told apart? A user namespace that somebody without rights made has one.
