@@ -17,7 +17,7 @@ use nix::{
 
 use super::ways::{DEFAULT, OWN, WAYS, Way};
 use crate::support::{
-    bed::{Bed, Family, Host, Outcome, Vantage},
+    bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, several_users_possible},
     daemon::{Daemon, command, wait_for},
 };
 
@@ -43,7 +43,7 @@ const TRIES: u64 = 100_000;
 
 /// Registered tests begin with this: the scenario in both modes, where that is possible.
 pub fn in_both_modes(test: &str, scenario: impl Fn(Mode)) {
-    if crate::support::bed::several_users_possible(test) {
+    if several_users_possible(test) {
         Mode::BOTH.into_iter().for_each(scenario);
     }
 }
@@ -139,6 +139,24 @@ pub fn another_tables_drop_rule_still_holds(mode: Mode) {
     assert!(listed.contains("drop"), "{listed}");
 }
 
+/// Whatever address of it somebody asks.
+pub fn it_answers_wherever_it_may_be_asked(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    let addresses: &[&str] = match mode {
+        Mode::Host => &["127.0.0.1", "::1"],
+        Mode::Gateway => &["10.77.1.1", "fd77:1::1", "198.18.0.1", "fd77:2::1"],
+    };
+    for address in addresses {
+        let server = (address.parse::<std::net::IpAddr>().unwrap(), 53).into();
+        let outcomes = guarded.job().inside(|prober| {
+            let ask = |name| [prober.dns_udp(server, name), prober.dns_tcp(server, name)];
+            [ask(WEB), ask(DEFAULT)].concat()
+        });
+        let (reached, none) = (Outcome::Reached(Host::Web), Outcome::NoName);
+        assert_eq!(outcomes, [reached, reached, none, none], "{address}");
+    }
+}
+
 // ---- What happens to it.
 
 pub fn connections_from_before_are_cut(mode: Mode) {
@@ -147,7 +165,7 @@ pub fn connections_from_before_are_cut(mode: Mode) {
         let foreign = |port| Family::BOTH.map(|family| prober.converse(Host::Foreign.at(family, port)).unwrap());
         let flows = Family::BOTH.map(|family| prober.flow(Host::PublicResolver.at(family, 53)).unwrap());
         for flow in &flows {
-            let reached = crate::support::bed::ask_over(flow, DEFAULT).unwrap();
+            let reached = ask_over(flow, DEFAULT).unwrap();
             assert_eq!(reached, Outcome::Reached(Host::Foreign));
         }
         ([foreign(22), foreign(80)].into_iter().flatten().collect::<Vec<_>>(), flows)
@@ -158,7 +176,7 @@ pub fn connections_from_before_are_cut(mode: Mode) {
     guarded.bed.forget();
     for flow in &flows {
         // The answer may come from us or not at all; the old way is closed.
-        let outcome = crate::support::bed::ask_over(flow, DEFAULT).ok();
+        let outcome = ask_over(flow, DEFAULT).ok();
         assert_ne!(outcome, Some(Outcome::Reached(Host::Foreign)));
     }
     assert_eq!(guarded.bed.arrivals(Host::PublicResolver), []);
@@ -268,8 +286,9 @@ pub fn strict_lets_out_what_was_resolved_and_nothing_else(mode: Mode) {
         ];
         assert_eq!(outcomes, expected, "{family:?}");
     }
-    // The address that nobody asked for is the one difference to the rest.
-    guarded.assert_ways(|way| way.name != "an address that nobody asked for" && way.name != "ordinary QUIC");
+    // What nobody asked for is the one difference to the rest.
+    let unresolved = ["an address that nobody asked for", "ordinary QUIC", "ordinary site at any port"];
+    guarded.assert_ways(|way| !unresolved.contains(&way.name));
 }
 
 pub fn static_networks_are_open_in_strict_mode(mode: Mode) {
@@ -294,6 +313,40 @@ pub fn what_one_client_resolved_opens_nothing_for_another(mode: Mode) {
         let beside = guarded.bed.neighbour().inside(|prober| prober.tls(web, Some(WEB)));
         assert_eq!((by_name, beside), (Outcome::Reached(Host::Web), Outcome::Refused), "{family:?}");
     }
+}
+
+/// By everybody's first question and by the ones that the cache answers.
+pub fn an_answer_opens_its_addresses_before_it_is_given(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
+    guarded.bed.also_resolve(&crowd(SITES));
+    let second = if mode == Mode::Host { guarded.job() } else { guarded.bed.neighbour() };
+    for (who, family) in [(guarded.job(), Family::V4), (guarded.job(), Family::V6), (second, Family::V4)] {
+        let refused: Vec<_> = who.inside(|prober| {
+            let flow = prober.flow(Host::PublicResolver.at(family, 53)).unwrap();
+            let visit = |site| {
+                let address = look_up(&flow, &one_of_the_crowd(site)).unwrap().expect("it has an address");
+                prober.tcp((address, CROWD_PORT).into())
+            };
+            (0..SITES).filter(|&site| visit(site) != Outcome::Reached(Host::Crowd)).collect()
+        });
+        assert_eq!(refused, [0; 0], "{family:?}");
+    }
+}
+
+/// Enough to lose a race in, fewer than a client may have leases.
+const SITES: u32 = 500;
+
+/// So many names, each with addresses of its own.
+fn crowd(size: u32) -> String {
+    let site = |i| {
+        let (name, upper, lower) = (one_of_the_crowd(i), i / 250, i % 250 + 1);
+        format!("{name}. 300 IN A 3.78.{upper}.{lower}\n{name}. 300 IN AAAA 2602:78::{upper}:{lower}\n")
+    };
+    (0..size).map(site).collect()
+}
+
+fn one_of_the_crowd(site: u32) -> String {
+    format!("n{site}.crowd.example.net")
 }
 
 /// A lease lasts longer than its answer's TTL by a grace that is the daemon's to choose, a few minutes at most.
@@ -329,8 +382,7 @@ pub fn a_client_that_resolves_without_end_fills_the_set_for_nobody_else(mode: Mo
         return;
     }
     let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
-    let many = (0..2_100).map(|i: u32| format!("n{i}.many.example.net. 300 IN A 3.78.{}.{}\n", i / 250, i % 250 + 1));
-    guarded.bed.also_resolve(&many.collect::<String>());
+    guarded.bed.also_resolve(&crowd(2_100));
     let resolver = Host::PublicResolver.at(Family::V4, 53);
     let (client, neighbour) = (guarded.bed.client(), guarded.bed.neighbour());
     let first = [client, neighbour].map(|vantage| vantage.inside(|prober| prober.by_name(resolver, WEB)));
@@ -338,10 +390,7 @@ pub fn a_client_that_resolves_without_end_fills_the_set_for_nobody_else(mode: Mo
     client.inside(|prober| {
         let flow = prober.flow(resolver).unwrap();
         for i in 0..2_100 {
-            let asked =
-                crate::support::client::ask(&format!("n{i}.many.example.net."), hickory_proto::rr::RecordType::A);
-            flow.send(&asked.bytes()).unwrap();
-            flow.recv(&mut [0; 512]).unwrap();
+            assert!(look_up(&flow, &one_of_the_crowd(i)).unwrap().is_some());
         }
     });
     let web = Host::Web.at(Family::V4, 443);

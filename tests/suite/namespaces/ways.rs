@@ -2,8 +2,8 @@
 //! it ends where we enforce, and who is then to hear nothing of it.
 
 use crate::support::bed::{
-    Family,
-    Host::{self, Foreign, Own, PublicResolver, Shared, Unnamed, Upstream, Web},
+    CROWD_PORT, Family,
+    Host::{self, Crowd, Foreign, Own, PublicResolver, Shared, Unnamed, Upstream, Web},
     Outcome::{self, Alert, NoName, Reached, Refused},
     Prober,
 };
@@ -94,5 +94,6 @@ pub const WAYS: &[Way] = ways! {
     "ordinary http":                      |p, f| p.by_name_at(PublicResolver.at(f, 53), "www.example.net", 80) => Reached(Web), Reached(Web), [];
     "ordinary ssh":                       |p, f| p.by_name_at(PublicResolver.at(f, 53), "www.example.net", 22) => Reached(Web), Reached(Web), [];
     "ordinary QUIC":                      |p, f| p.udp(Web.at(f, 443))                               => Reached(Web), Reached(Web), [];
+    "ordinary site at any port":          |p, f| p.tcp(Crowd.at(f, CROWD_PORT))                      => Reached(Crowd), Reached(Crowd), [];
     "an address that nobody asked for":   |p, f| p.tls(Unnamed.at(f, 443), None)                     => Reached(Unnamed), Reached(Unnamed), [];
 };

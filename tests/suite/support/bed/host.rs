@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 /// A host of the internet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Host {
@@ -21,7 +23,13 @@ pub enum Host {
     Unnamed,
     /// A time server.
     Clock,
+    /// Sites without number, each at an address of its own in [`CROWD`].
+    Crowd,
 }
+
+/// Where the crowd is; all of it answers at [`CROWD_PORT`].
+pub const CROWD: [&str; 2] = ["3.78.0.0/16", "2602:78::/32"];
+pub const CROWD_PORT: u16 = 8080;
 
 /// Of addresses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,10 +38,10 @@ pub enum Family {
     V6,
 }
 
-use self::Host::{Clock, Foreign, Own, PublicResolver, Shared, Unnamed, Upstream, Web};
+use self::Host::{Clock, Crowd, Foreign, Own, PublicResolver, Shared, Unnamed, Upstream, Web};
 
 impl Host {
-    pub const ALL: [Self; 8] = [Upstream, PublicResolver, Foreign, Shared, Own, Web, Unnamed, Clock];
+    pub const ALL: [Self; 9] = [Upstream, PublicResolver, Foreign, Shared, Own, Web, Unnamed, Clock, Crowd];
 
     /// What it calls itself to who reaches it.
     pub fn name(self) -> &'static str {
@@ -46,6 +54,7 @@ impl Host {
             Web => "web",
             Unnamed => "unnamed",
             Clock => "clock",
+            Crowd => "crowd",
         }
     }
 
@@ -57,6 +66,9 @@ impl Host {
 
     /// Whose address this is.
     pub fn of(address: IpAddr) -> Option<Self> {
+        if CROWD.iter().any(|network| network.parse::<IpNet>().unwrap().contains(&address)) {
+            return Some(Crowd);
+        }
         Self::ALL.into_iter().find(|host| host.addresses().contains(&address))
     }
 
@@ -65,6 +77,8 @@ impl Host {
         let last = match self {
             PublicResolver if family == Family::V4 => return Ipv4Addr::new(8, 8, 8, 8).into(),
             PublicResolver => return Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888).into(),
+            Crowd if family == Family::V4 => return Ipv4Addr::new(3, 78, 0, 1).into(),
+            Crowd => return Ipv6Addr::new(0x2602, 0x78, 0, 0, 0, 0, 0, 1).into(),
             Upstream => 53,
             Foreign => 20,
             Shared => 21,
@@ -103,7 +117,7 @@ impl Host {
             PublicResolver => &[53, 443, 853],
             Foreign | Shared | Own => &[22, 80, 443, 8443],
             Web | Unnamed => &[22, 80, 443],
-            Clock => &[],
+            Clock | Crowd => &[],
         }
     }
 
@@ -115,6 +129,7 @@ impl Host {
             Foreign | Shared | Own | Web => &[443],
             Unnamed => &[123, 443],
             Clock => &[123],
+            Crowd => &[],
         }
     }
 }
@@ -138,6 +153,7 @@ pub fn addresses_on(device: &str) -> String {
         IpAddr::V4(address) => format!("addr add {address}/32 dev {device}\n"),
         IpAddr::V6(address) => format!("addr add {address}/128 dev {device} nodad\n"),
     })
+    .chain(CROWD.map(|network| format!("route add local {network} dev {device}\n")))
     .collect()
 }
 

@@ -99,6 +99,9 @@ impl Drop for Internet {
 
 /// Opens every door of every host at all its addresses.
 async fn open(shared: &Arc<Shared>) {
+    let everywhere = TcpListener::bind(("::", host::CROWD_PORT)).await.unwrap();
+    let door = Door { host: Host::Crowd, port: host::CROWD_PORT };
+    tokio::spawn(Arc::clone(shared).take_connections(everywhere, door));
     for host in Host::ALL {
         for address in host.addresses() {
             for &port in host.tcp() {

@@ -18,10 +18,10 @@ use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt as _, process::Output, s
 use rustls::ClientConfig;
 
 pub use self::{
-    host::{Family, Host},
+    host::{CROWD_PORT, Family, Host},
     internet::Arrival,
     namespace::{installed, possible, several_users_possible},
-    probe::{Outcome, Prober, ask_over},
+    probe::{Outcome, Prober, ask_over, look_up},
 };
 use self::{internet::Internet, namespace::Namespace};
 

@@ -260,11 +260,23 @@ impl Conversation {
 /// # Errors
 /// It did not answer, or was kept from it.
 pub fn ask_over(flow: &UdpSocket, name: &str) -> io::Result<Outcome> {
+    Ok(answer(&exchange(flow, name)?))
+}
+
+/// The address of `name` by the resolver that `flow` is connected to, if there is one.
+///
+/// # Errors
+/// It did not answer, or was kept from it.
+pub fn look_up(flow: &UdpSocket, name: &str) -> io::Result<Option<IpAddr>> {
+    Ok(first_address(&exchange(flow, name)?))
+}
+
+fn exchange(flow: &UdpSocket, name: &str) -> io::Result<Message> {
     let question = question(flow.peer_addr()?, name);
     flow.send(&question)?;
     let mut reply = [0; 4096];
     let length = flow.recv(&mut reply)?;
-    Ok(answer(&reply[..length]))
+    Ok(Message::from_vec(&reply[..length]).unwrap())
 }
 
 fn question(server: SocketAddr, name: &str) -> Vec<u8> {
@@ -277,7 +289,7 @@ fn ask_stream(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outc
     stream.read_exact(&mut length)?;
     let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
     stream.read_exact(&mut reply)?;
-    Ok(answer(&reply))
+    Ok(answer(&Message::from_vec(&reply).unwrap()))
 }
 
 fn ask_https(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outcome> {
@@ -293,13 +305,15 @@ fn ask_https(mut stream: impl Read + Write, question: &[u8]) -> io::Result<Outco
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     let mut reply = vec![0; length.parse().unwrap()];
     stream.read_exact(&mut reply)?;
-    Ok(answer(&reply))
+    Ok(answer(&Message::from_vec(&reply).unwrap()))
 }
 
-fn answer(reply: &[u8]) -> Outcome {
-    let reply = Message::from_vec(reply).unwrap();
-    let address = reply.answers.iter().find_map(|record| record.data.ip_addr());
-    match (reply.metadata.response_code, address) {
+fn first_address(reply: &Message) -> Option<IpAddr> {
+    reply.answers.iter().find_map(|record| record.data.ip_addr())
+}
+
+fn answer(reply: &Message) -> Outcome {
+    match (reply.metadata.response_code, first_address(reply)) {
         (_, Some(address)) => Outcome::Reached(Host::of(address).unwrap_or_else(|| panic!("nobody's: {address}"))),
         (ResponseCode::NoError | ResponseCode::NXDomain, None) => Outcome::NoName,
         (_, None) => Outcome::Refused,
