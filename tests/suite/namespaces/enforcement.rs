@@ -3,39 +3,23 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, chown},
     process::Output,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 
-use super::ways::{DEFAULT, OWN, WAYS, Way};
+use super::{
+    guarded::{Guarded, Mode, Rules, job_in},
+    ways::{DEFAULT, OWN, WAYS},
+};
 use crate::support::{
     bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, several_users_possible},
-    daemon::{Daemon, command, wait_for},
+    daemon::wait_for,
 };
 
-/// Where the firewall is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
-    /// Beside those it guards.
-    Host,
-    /// Between them and the internet.
-    Gateway,
-}
-
-impl Mode {
-    pub const BOTH: [Self; 2] = [Self::Host, Self::Gateway];
-}
-
-/// The forwarder's user; every Debian has it.
-const FORWARDER: (&str, u32) = ("nobody", 65_534);
 /// The daemon's default.
 const GATE_PORT: u16 = 5343;
 /// Tries that have to be refused while the rules are replaced.
@@ -517,126 +501,5 @@ pub fn what_was_refused_is_on_record(mode: Mode) {
     guarded.assert_every_way();
     for way in ["dns", "dns-redirected", "dot", "doh", "address", "tls-gate"] {
         guarded.wait_for_attempt(way, if way == "dns-redirected" { "" } else { "blocked" });
-    }
-}
-
-// ---- The daemon in the bed.
-
-/// What is configured beside the ordinary.
-#[derive(Default)]
-struct Rules {
-    /// Lines of `[organization]`.
-    organization: String,
-    /// Lines of `[firewall]`.
-    firewall: String,
-    /// Whole tables.
-    rest: String,
-}
-
-impl Rules {
-    fn configuration(&self, mode: Mode) -> String {
-        let (user, upstream) = (FORWARDER.0, Host::Upstream.address(Family::V4));
-        let (firewall, dns) = match mode {
-            Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
-            Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
-        };
-        let Self { organization, firewall: more, rest } = self;
-        format!(
-            "[organization]\ningress = [\"{OWN}\"]\n{organization}[listen]\ndns = {dns}\nadmin = \"off\"\n\
-             [upstream]\nservers = [\"udp://{upstream}\"]\n\
-             [firewall]\n{firewall}\nuser = \"{user}\"\n{more}\n{rest}"
-        )
-    }
-}
-
-/// A bed with the daemon on the appliance, once it knows every ingress.
-struct Guarded {
-    bed: Bed,
-    daemon: Daemon,
-    mode: Mode,
-}
-
-impl Guarded {
-    fn by(mode: Mode, rules: Rules) -> Self {
-        Self::on(Bed::new(), mode, rules)
-    }
-
-    fn on(bed: Bed, mode: Mode, rules: Rules) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        fs::write(folder.path().join("tunnelwarden.toml"), rules.configuration(mode)).unwrap();
-        // The forwarder is root no more when it comes there.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir(&state).unwrap();
-        chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
-        let serve = command(folder.path(), &["serve"]);
-        let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
-        daemon.first_round();
-        Self { bed, daemon, mode }
-    }
-
-    /// Whom it guards.
-    fn job(&self) -> Vantage<'_> {
-        job_in(&self.bed, self.mode)
-    }
-
-    fn keeper(&self) -> Pid {
-        let daemon = self.daemon.pid();
-        let tasks = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
-        let children = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
-        let all = children.collect::<String>();
-        let mut pids = all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
-        let keeper = pids.next().expect("the daemon has no child");
-        assert_eq!(pids.next(), None, "which of its children is the keeper?");
-        keeper
-    }
-
-    fn assert_every_way(&self) {
-        self.assert_ways(|_| true);
-    }
-
-    /// Tries them all before it complains.
-    fn assert_ways(&self, counts: impl Fn(&Way) -> bool) {
-        let failures: Vec<_> = self.try_ways(counts, |way, outcome| outcome == way.enforced);
-        assert!(failures.is_empty(), "{:?}:\n{}", self.mode, failures.join("\n"));
-    }
-
-    /// Whatever a closed way ends in now, it is not its goal; what has to stay open may be broken.
-    fn assert_nothing_leaks(&self) {
-        let failures = self.try_ways(Way::is_closed, |way, outcome| outcome != way.open || way.open == way.enforced);
-        assert!(failures.is_empty(), "{:?}:\n{}", self.mode, failures.join("\n"));
-    }
-
-    fn try_ways(&self, counts: impl Fn(&Way) -> bool, ends_well: impl Fn(&Way, Outcome) -> bool) -> Vec<String> {
-        let mut failures = Vec::new();
-        for family in Family::BOTH {
-            for way in WAYS.iter().filter(|way| way.exists(family) && counts(way)) {
-                self.bed.forget();
-                let outcome = self.job().inside(|prober| (way.attempt)(prober, family));
-                let reached: Vec<_> = way.spared.iter().flat_map(|&host| self.bed.arrivals(host)).collect();
-                if !ends_well(way, outcome) || !reached.is_empty() {
-                    failures.push(format!("{} ({family:?}): {outcome:?}; reached: {reached:?}", way.name));
-                }
-            }
-        }
-        failures
-    }
-
-    /// Waits until the record has an attempt of this way; of any decision where none is named.
-    fn wait_for_attempt(&self, way: &str, decision: &str) {
-        wait_for(&format!("an attempt, {way} {decision}"), || {
-            let attempts = self.daemon.attempts();
-            let is = |attempt: &serde_json::Value| {
-                attempt["way"] == way && (decision.is_empty() || attempt["decision"] == decision)
-            };
-            attempts.iter().any(is).then_some(())
-        });
-    }
-}
-
-fn job_in(bed: &Bed, mode: Mode) -> Vantage<'_> {
-    match mode {
-        Mode::Host => bed.job(),
-        Mode::Gateway => bed.client(),
     }
 }
