@@ -28,6 +28,7 @@ impl Mode {
 
 /// The forwarder's user; every Debian has it.
 const FORWARDER: (&str, u32) = ("nobody", 65_534);
+
 /// What is configured beside the ordinary.
 #[derive(Default)]
 pub struct Rules {
