@@ -18,6 +18,7 @@ mod firewall;
 mod gate;
 mod house;
 mod ingress;
+mod namespaces;
 mod questions;
 mod real_client;
 mod reload;

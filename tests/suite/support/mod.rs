@@ -1,5 +1,6 @@
 //! What several tests need: the daemon as a process, a scripted upstream, a client that asks.
 
+pub mod bed;
 pub mod client;
 pub mod daemon;
 pub mod encrypted;
