@@ -22,7 +22,34 @@ macro_rules! in_both_modes {
     };
 }
 
-in_both_modes! {}
+in_both_modes! {
+    fn every_way_round_is_closed_and_the_rest_stays_open();
+    fn ordinary_traffic_has_no_proxy_in_its_path();
+    fn ssh_is_refused();
+    fn the_gate_is_no_relay();
+    fn another_tables_drop_rule_still_holds();
+    fn it_answers_wherever_it_may_be_asked();
+    fn connections_from_before_are_cut();
+    fn nothing_leaks_when_the_daemon_is_killed();
+    fn nothing_leaks_when_the_keeper_is_killed();
+    fn nothing_leaks_after_somebody_flushes_every_rule();
+    fn it_comes_back_with_what_it_knew();
+    fn a_reload_under_traffic_leaks_nothing();
+    fn what_on_stop_says_is_what_stays();
+    fn strict_lets_out_what_was_resolved_and_nothing_else();
+    fn static_networks_are_open_in_strict_mode();
+    fn what_one_client_resolved_opens_nothing_for_another();
+    fn an_answer_opens_its_addresses_before_it_is_given();
+    fn a_lease_ends_and_what_lives_by_it_does_not();
+    fn a_client_that_resolves_without_end_fills_the_set_for_nobody_else();
+    fn observed_clients_are_refused_nothing_and_recorded();
+    fn an_exception_opens_its_name_for_a_time_and_then_cuts();
+    fn own_addresses_are_open_on_every_port();
+    fn a_groups_own_ingress_is_that_groups();
+    fn exempt_clients_are_left_alone();
+    fn a_reload_cuts_what_it_blocks();
+    fn what_was_refused_is_on_record();
+}
 
 #[test]
 fn without_a_firewall_every_way_round_is_open() {
