@@ -350,8 +350,10 @@ impl Service {
             self.kernel = Kernel::load(&terms).map_err(refused)?;
             self.is_removed = false;
             self.refill(now).map_err(refused)?;
-        } else {
-            self.kernel.reload(&terms).map_err(refused)?;
+        } else if let Err(failed) = self.kernel.reload(&terms) {
+            // While nobody owned it, others made something else of it: the rules in force come back.
+            let lost = if failed.0 == Trouble::NotAsLoaded { self.restore(now).err() } else { None };
+            return Err(refused(lost.unwrap_or(failed)));
         }
         self.ground = Ground::new(&terms);
         self.terms = terms;
