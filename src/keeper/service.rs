@@ -23,7 +23,7 @@ use crate::sys::netlink::{Flow, Flows, SocketTable};
 
 /// Nothing is open or denied for longer without being asked for again.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// What looks through every connection of the machine costs as much as this many others.
+/// What looks through every connection or process of the machine, or has `nft` run, costs as much as this many others.
 const COSTLY: u32 = 100;
 /// One of many clients, or the one that this machine is.
 const LEASES_OF_CLIENT: usize = 2000;
@@ -83,7 +83,9 @@ impl Service {
     /// Does what is asked.
     pub(super) fn answer(&mut self, request: Request, terms: impl FnOnce() -> Result<Terms, String>) -> Outcome {
         let now = Instant::now();
-        let cost = if matches!(request, Request::Cut { .. } | Request::Process { .. }) { COSTLY } else { 1 };
+        let is_costly =
+            matches!(request, Request::Cut { .. } | Request::Process { .. } | Request::Reload | Request::Remove);
+        let cost = if is_costly { COSTLY } else { 1 };
         if !self.bucket.take(cost, now) {
             self.counts.hurried += 1;
             return (Reply::Refused(Refusal::Rate), None);
