@@ -54,11 +54,20 @@ impl Kernel {
 
     /// Loads other rules in place. What is in the sets that fill while we run stays; where it fails, all does.
     pub(super) fn reload(&mut self, terms: &Terms) -> Result<(), Failed> {
-        // Ownership ends with the socket: `nft` could not change it otherwise.
-        self.netfilter = Netfilter::open().map_err(failed)?;
+        self.release()?;
         let fed = self.feed(terms);
         self.protect()?;
         fed
+    }
+
+    /// Ownership ends with the socket, and with its copy in a child that was forked and did not become a program yet:
+    /// `nft` cannot change the table before.
+    fn release(&mut self) -> Result<(), Failed> {
+        self.netfilter = Netfilter::open().map_err(failed)?;
+        outlast(|| match self.netfilter.table(TABLE).map_err(failed)? {
+            Some(table) if table.owner.is_some() => Err((Trouble::TableTaken, String::new())),
+            Some(_) | None => Ok(()),
+        })
     }
 
     fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
@@ -105,7 +114,7 @@ impl Kernel {
     /// Loads the same rules again, over whatever others made of the table. Its sets are empty where they took it away;
     /// one that is made anew can be owned.
     pub(super) fn restore(&mut self, terms: &Terms) -> Result<(), Failed> {
-        self.netfilter = Netfilter::open().map_err(failed)?;
+        self.release()?;
         make_room(&mut self.netfilter, terms)?;
         self.feed(terms)?;
         self.protect()?;
@@ -125,7 +134,7 @@ impl Kernel {
     }
 }
 
-/// A keeper from before a restart may take a moment to end, and nothing tells when it has.
+/// Whoever owned the table before may take a moment to end, and nothing tells when it has.
 fn outlast(mut attempt: impl FnMut() -> Result<(), Failed>) -> Result<(), Failed> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -10,6 +10,7 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
+    sys::signal::{SigSet, Signal},
 };
 
 use super::{
@@ -49,6 +50,7 @@ pub fn run(
     notices: Channel,
     mut terms: impl FnMut() -> Result<Terms, String>,
 ) -> Result<(), Trouble> {
+    outlive_stop_signals();
     let teller = Teller(notices);
     let started = terms().map_err(|words| (Trouble::Configuration, words));
     match started.and_then(|terms| Service::start(terms, Instant::now())) {
@@ -58,6 +60,13 @@ pub fn run(
             Err(trouble)
         }
     }
+}
+
+/// Whoever stops the forwarder stops its children too, before it could say goodbye. We end with it anyway.
+fn outlive_stop_signals() {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    // Where a sandbox forbids it, the table stays whatever `on_stop_remove` says.
+    let _ = signals.thread_block();
 }
 
 struct Life {

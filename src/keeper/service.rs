@@ -31,7 +31,7 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// What is denied stays so while the forwarder is gone, until it is mended.
 const LONGEST_DENIED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// What looks through every connection of the machine costs as much as this many others.
+/// What looks through every connection or process of the machine, or has `nft` run, costs as much as this many others.
 const COSTLY: u32 = 100;
 /// One of many clients, or the one that this machine is.
 const LEASES_OF_CLIENT: usize = 2000;
@@ -94,7 +94,9 @@ impl Service {
     /// Does what is asked.
     pub(super) fn answer(&mut self, request: Request, terms: impl FnOnce() -> Result<Terms, String>) -> Outcome {
         let now = Instant::now();
-        let cost = if matches!(request, Request::Cut { .. } | Request::Process { .. }) { COSTLY } else { 1 };
+        let is_costly =
+            matches!(request, Request::Cut { .. } | Request::Process { .. } | Request::Reload | Request::Remove);
+        let cost = if is_costly { COSTLY } else { 1 };
         if !self.bucket.take(cost, now) {
             self.counts.hurried += 1;
             return (Reply::Refused(Refusal::Rate), None);
@@ -364,8 +366,10 @@ impl Service {
             self.kernel = Kernel::load(&terms).map_err(refused)?;
             self.is_removed = false;
             self.refill(now).map_err(refused)?;
-        } else {
-            self.kernel.reload(&terms).map_err(refused)?;
+        } else if let Err(failed) = self.kernel.reload(&terms) {
+            // While nobody owned it, others made something else of it: the rules in force come back.
+            let lost = if failed.0 == Trouble::NotAsLoaded { self.restore(now).err() } else { None };
+            return Err(refused(lost.unwrap_or(failed)));
         }
         self.ground = Ground::new(&terms);
         self.terms = terms;

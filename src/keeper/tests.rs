@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -160,6 +163,22 @@ fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
 }
 
 #[test]
+fn what_finds_no_room_is_refused_as_a_whole() {
+    within_namespace(|| {
+        let script = HOST.replace("size 262144", "size 2").replace("size 65536", "size 1");
+        let (bed, _) = Bed::ready(Terms { script, ..terms() });
+        let addresses = ["20.0.0.1", "20.0.0.2", "20.0.0.3"].map(ip);
+        for refused in [bed.keeper.permit(None, &addresses, HOUR), bed.keeper.deny(&addresses, HOUR)] {
+            assert!(matches!(refused, Err(Failure::Refused(Refusal::Full))), "{refused:?}");
+        }
+        assert!(!lists("lease_v4", "elements") && !lists("ingress_v4", "elements"));
+        assert_eq!(bed.keeper.counts().unwrap(), Counts { failed: 2, ..Counts::default() });
+        bed.keeper.permit(None, &addresses[..2], HOUR).unwrap();
+        bed.kill();
+    });
+}
+
+#[test]
 fn behind_a_gateway_a_lease_is_its_client_s_alone() {
     within_namespace(|| {
         let (bed, _) = Bed::ready(gateway());
@@ -224,6 +243,34 @@ fn a_reload_keeps_what_was_learned_and_a_bad_one_changes_nothing() {
         if protection == Protection::Owned {
             nft("delete table inet tunnelwarden").unwrap_err();
         }
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_reload_lets_nothing_through() {
+    within_namespace(|| {
+        add_address("3.124.1.2/32");
+        let (bed, _) = Bed::ready(terms());
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&done);
+        let sender = thread::spawn(move || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let (mut tries, mut through) = (0, 0);
+            while !seen.load(Ordering::Relaxed) {
+                tries += 1;
+                through += u32::from(socket.send_to(b"x", "3.124.1.2:22").is_ok());
+            }
+            (tries, through)
+        });
+        for _ in 0..20 {
+            bed.keeper.reload().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        let (tries, through) = sender.join().unwrap();
+        println!("{tries} tries during 20 reloads, {through} through");
+        assert!(tries > 100 && through == 0, "{through} of {tries}");
         bed.kill();
     });
 }
