@@ -18,6 +18,7 @@ use nix::{
     unistd::{Uid, gettid},
 };
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -234,6 +235,20 @@ impl Site {
     pub fn reach(&self, to: &str, pieces: Vec<Vec<u8>>) -> Result<IpAddr, String> {
         let mut stream = self.dial(SocketAddr::new(to.parse().unwrap(), 443), pieces);
         banner(&mut stream).map(|text| text.parse().unwrap())
+    }
+
+    /// The same, from one of the clients' addresses.
+    pub fn reach_from(&self, source: &str, to: &str, said: Vec<u8>) -> Result<IpAddr, String> {
+        let (source, to) = (SocketAddr::new(source.parse().unwrap(), 0), SocketAddr::new(to.parse().unwrap(), 443));
+        self.run(move || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.bind(&source.into()).unwrap();
+            socket.connect(&to.into()).unwrap();
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&said).unwrap();
+            banner(&mut stream).map(|text| text.parse().unwrap())
+        })
     }
 
     /// Is a connection reset before anything was said? The reset may come while it is still being made.
