@@ -156,6 +156,15 @@ impl Bed {
         self.gateway.replace(in_force(&config, &self.learned));
     }
 
+    /// Leads the gate's own connections back to it, as a ruleset would that does not know it.
+    pub fn lead_back(&self) {
+        nft(&format!(
+            "add chain inet gate outgoing {{ type nat hook output priority -105; policy accept; }}
+             add rule inet gate outgoing ip daddr {OWN} tcp dport 443 dnat ip to {}",
+            self.gate
+        ));
+    }
+
     /// Names that the gate's upstream server was asked for.
     pub fn looked_up(&self) -> Vec<String> {
         self.upstream.asked_by_anybody().into_iter().map(|(name, _)| name).collect()
@@ -413,6 +422,10 @@ fn redirect(v4: u16, v6: u16) {
             }}
         }}"
     );
+    nft(&rules);
+}
+
+fn nft(rules: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success());

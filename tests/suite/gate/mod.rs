@@ -209,6 +209,17 @@ fn a_hundred_megabytes_come_back_as_they_went_and_a_half_that_is_closed_ends_onl
 }
 
 #[test]
+fn a_connection_of_our_own_that_comes_back_is_ended_and_not_made_again_and_again() {
+    if !is_within("a_connection_of_our_own_that_comes_back_is_ended_and_not_made_again_and_again") {
+        return;
+    }
+    let bed = Bed::new(ACME, options());
+    bed.lead_back();
+    assert_eq!(reach(&bed, "connect.acme.example"), Err(RESET.to_owned()));
+    assert_eq!((bed.metrics.gate_loop.value(), bed.metrics.gate_passed.value()), (1, 1));
+}
+
+#[test]
 fn without_pipes_bytes_are_copied_and_are_the_same() {
     if !is_within("without_pipes_bytes_are_copied_and_are_the_same") {
         return;
