@@ -247,6 +247,8 @@ counters! {
     /// TLS connections that came to the gate, by what became of them.
     gate_direct = "gate_connections_total" { "outcome=\"direct\"" };
     /// TLS connections that came to the gate, by what became of them.
+    gate_loop = "gate_connections_total" { "outcome=\"loop\"" };
+    /// TLS connections that came to the gate, by what became of them.
     gate_stranger = "gate_connections_total" { "outcome=\"stranger\"" };
     /// TLS connections that came to the gate, by what became of them.
     gate_full = "gate_connections_total" { "outcome=\"full\"" };

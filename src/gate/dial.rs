@@ -1,19 +1,25 @@
 //! Where a name's servers are, asked by ourselves, and a connection to one of them.
+//!
+//! Such a connection must not be redirected to the gate again: the ruleset knows us by our user. Should it not, the gate
+//! knows its own by their addresses, and no connection becomes hundreds.
 
 use std::{
+    collections::HashSet,
+    io,
     net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::{FutureExt as _, select_ok};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 
-use super::{House, visit::Turned};
+use super::{House, Inside, visit::Turned};
 use crate::{
     gateway::Ticket,
     ingress::{exclusions::Exclusions, lookup::look_up},
     name::DomainName,
-    sys::interfaces::Interfaces,
+    sys::{interfaces::Interfaces, redirect::canonical},
 };
 
 /// What is at a name.
@@ -22,6 +28,17 @@ pub(super) struct Found {
     pub(super) addresses: Vec<IpAddr>,
     /// Those of them that may be dialled, in the order in which they are.
     pub(super) servers: Vec<SocketAddr>,
+}
+
+/// Our ends of the connections to servers, as a connection that leads back to us would show them.
+#[derive(Debug, Default)]
+pub(super) struct Dialled(Mutex<HashSet<SocketAddr>>);
+
+/// A connection to a server.
+pub(super) struct Server<'d> {
+    pub(super) stream: TcpStream,
+    dialled: &'d Dialled,
+    local: SocketAddr,
 }
 
 /// The one port that is redirected to the gate, and that it dials.
@@ -52,7 +69,7 @@ pub(super) async fn find(house: &House, ticket: &Ticket) -> Result<Found, Turned
 }
 
 /// Dials them one after the other, without waiting long for any, and says what the client said so far.
-pub(super) async fn reach(house: &House, servers: &[SocketAddr], said: &[u8]) -> Result<TcpStream, Turned> {
+pub(super) async fn reach<'i>(inside: &'i Inside, servers: &[SocketAddr], said: &[u8]) -> Result<Server<'i>, Turned> {
     let dialled = (0..).zip(servers).map(|(place, server)| {
         let server = *server;
         async move {
@@ -62,12 +79,37 @@ pub(super) async fn reach(house: &House, servers: &[SocketAddr], said: &[u8]) ->
         .boxed()
     });
     let reached = async {
-        let (mut stream, _) = select_ok(dialled).await?;
+        let (stream, _) = select_ok(dialled).await?;
         stream.set_nodelay(true)?;
-        stream.write_all(said).await?;
-        std::io::Result::Ok(stream)
+        // Before the first byte: should it come back to us, it is known by then.
+        let mut server = inside.dialled.enter(stream)?;
+        server.stream.write_all(said).await?;
+        io::Result::Ok(server)
     };
-    time::timeout(house.options.dial, reached).await.ok().and_then(Result::ok).ok_or(Turned::Reset)
+    time::timeout(inside.house.options.dial, reached).await.ok().and_then(Result::ok).ok_or(Turned::Reset)
+}
+
+impl Dialled {
+    /// Does this peer of ours stand for ourselves?
+    pub(super) fn holds(&self, peer: SocketAddr) -> bool {
+        self.all().contains(&peer)
+    }
+
+    fn enter(&self, stream: TcpStream) -> io::Result<Server<'_>> {
+        let local = canonical(stream.local_addr()?);
+        self.all().insert(local);
+        Ok(Server { stream, dialled: self, local })
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        self.dialled.all().remove(&self.local);
+    }
 }
 
 /// Both families in turns, that of the client first.

@@ -34,6 +34,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::dial::Dialled;
 use crate::{
     audit::Process,
     gateway::{Gateway, Permit},
@@ -117,6 +118,8 @@ struct Inside {
     house: House,
     hellos: Semaphore,
     pipes: Pipes,
+    /// Our ends of connections to servers.
+    dialled: Dialled,
     /// Ends what is open.
     cut: CancellationToken,
 }
@@ -166,7 +169,7 @@ impl Gate {
     pub fn serve(self, house: House, runtime: &Handle, stop: CancellationToken) -> io::Result<Serving> {
         let Options { hellos, pipes, drain, .. } = house.options;
         let (hellos, pipes, cut) = (Semaphore::new(hellos), Pipes::new(pipes), CancellationToken::new());
-        let inside = Arc::new(Inside { house, hellos, pipes, cut: cut.clone() });
+        let inside = Arc::new(Inside { house, hellos, pipes, dialled: Dialled::default(), cut: cut.clone() });
         let tasks = TaskTracker::new();
         let _runtime = runtime.enter();
         for (_, listener) in self.listeners {
@@ -212,7 +215,7 @@ async fn accept(listener: TcpListener, inside: Arc<Inside>, stop: CancellationTo
                     Some(permit) => drop(tasks.spawn(take_in(Arc::clone(&inside), stream, client, permit))),
                     None => {
                         house.metrics.gate_full.increment();
-                        visit::reset(stream);
+                        visit::reset(&stream);
                     }
                 }
             }

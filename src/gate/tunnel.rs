@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{Inside, visit::reset};
+use super::{Inside, dial::Server, visit::reset};
 use crate::{
     gateway::Ticket,
     metrics::Counter,
@@ -47,24 +47,24 @@ enum Round {
 }
 
 /// Carries until the end, and ends both sides: by a reset, unless both have closed.
-pub(super) async fn carry(inside: &Inside, client: TcpStream, server: TcpStream, ticket: Ticket) {
+pub(super) async fn carry(inside: &Inside, client: TcpStream, server: Server<'_>, ticket: Ticket) {
     let keepalive = TcpKeepalive::new().with_time(ALIVE).with_interval(ASK_AGAIN).with_retries(ASK_TIMES);
-    for stream in [&client, &server] {
+    for stream in [&client, &server.stream] {
         // Without it a peer that vanished is found out by the idle time.
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
         let _ = stream.set_nodelay(true);
     }
     let moved = AtomicU64::new(0);
     let is_closed = tokio::select! {
-        ended = both_ways(&client, &server, &inside.pipes, &moved) => ended.is_ok(),
+        ended = both_ways(&client, &server.stream, &inside.pipes, &moved) => ended.is_ok(),
         why = watch(inside, ticket, &moved) => {
             why.increment();
             false
         }
     };
     if !is_closed {
-        reset(client);
-        reset(server);
+        reset(&client);
+        reset(&server.stream);
     }
 }
 

@@ -8,7 +8,11 @@ use tokio::{
     time,
 };
 
-use super::{House, Inside, dial, tunnel};
+use super::{
+    House, Inside,
+    dial::{self, Server},
+    tunnel,
+};
 use crate::{
     audit::Process,
     gateway::{Admission, Arrival, Ticket},
@@ -50,12 +54,16 @@ pub(super) async fn serve(inside: &Inside, mut stream: TcpStream, client: Socket
             tunnel::carry(inside, stream, server, ticket).await;
         }
         Err(Turned::Told) => say_farewell(stream).await,
-        Err(Turned::Reset) => reset(stream),
+        Err(Turned::Reset) => reset(&stream),
     }
 }
 
 /// Everything up to the server's side of the connection, which has got what the client said so far.
-async fn introduce(inside: &Inside, stream: &mut TcpStream, client: SocketAddr) -> Result<(Ticket, TcpStream), Turned> {
+async fn introduce<'i>(
+    inside: &'i Inside,
+    stream: &mut TcpStream,
+    client: SocketAddr,
+) -> Result<(Ticket, Server<'i>), Turned> {
     let house = &inside.house;
     let metrics = &house.metrics;
     let destination = destination_of(stream).inspect_err(|_| metrics.gate_direct.increment())?;
@@ -64,6 +72,10 @@ async fn introduce(inside: &Inside, stream: &mut TcpStream, client: SocketAddr) 
         return Err(Turned::Reset);
     }
     let (arrival, Introduction { hello, bytes }) = hear(inside, stream, client, destination).await?;
+    if inside.dialled.holds(client) {
+        metrics.gate_loop.increment();
+        return Err(Turned::Reset);
+    }
     let hello = readable(house, &arrival, hello)?;
     let refused = || {
         metrics.gate_refused.increment();
@@ -74,7 +86,7 @@ async fn introduce(inside: &Inside, stream: &mut TcpStream, client: SocketAddr) 
     if !house.gateway.admits_found(&mut ticket, found.aliases, found.addresses) {
         return Err(refused());
     }
-    let server = dial::reach(house, &found.servers, &bytes).await;
+    let server = dial::reach(inside, &found.servers, &bytes).await;
     let server = server.inspect_err(|_| metrics.gate_unreachable.increment())?;
     Ok((ticket, server))
 }
@@ -166,8 +178,8 @@ async fn say_farewell(mut stream: TcpStream) {
     let _ = time::timeout(FAREWELL, farewell).await;
 }
 
-/// Ends a connection with a reset.
-pub(super) fn reset(stream: TcpStream) {
+/// Has a connection end with a reset, once it is dropped.
+pub(super) fn reset(stream: &TcpStream) {
     // Should that fail, it is closed all the same.
     let _ = stream.set_zero_linger();
 }

@@ -18,6 +18,7 @@ use nix::{
     unistd::{Uid, gettid},
 };
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -155,6 +156,15 @@ impl Bed {
         self.gateway.replace(in_force(&config, &self.learned));
     }
 
+    /// Leads the gate's own connections back to it, as a ruleset would that does not know it.
+    pub fn lead_back(&self) {
+        nft(&format!(
+            "add chain inet gate outgoing {{ type nat hook output priority -105; policy accept; }}
+             add rule inet gate outgoing ip daddr {OWN} tcp dport 443 dnat ip to {}",
+            self.gate
+        ));
+    }
+
     /// Names that the gate's upstream server was asked for.
     pub fn looked_up(&self) -> Vec<String> {
         self.upstream.asked_by_anybody().into_iter().map(|(name, _)| name).collect()
@@ -234,6 +244,20 @@ impl Site {
     pub fn reach(&self, to: &str, pieces: Vec<Vec<u8>>) -> Result<IpAddr, String> {
         let mut stream = self.dial(SocketAddr::new(to.parse().unwrap(), 443), pieces);
         banner(&mut stream).map(|text| text.parse().unwrap())
+    }
+
+    /// The same, from one of the clients' addresses.
+    pub fn reach_from(&self, source: &str, to: &str, said: Vec<u8>) -> Result<IpAddr, String> {
+        let (source, to) = (SocketAddr::new(source.parse().unwrap(), 0), SocketAddr::new(to.parse().unwrap(), 443));
+        self.run(move || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.bind(&source.into()).unwrap();
+            socket.connect(&to.into()).unwrap();
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&said).unwrap();
+            banner(&mut stream).map(|text| text.parse().unwrap())
+        })
     }
 
     /// Is a connection reset before anything was said? The reset may come while it is still being made.
@@ -398,6 +422,10 @@ fn redirect(v4: u16, v6: u16) {
             }}
         }}"
     );
+    nft(&rules);
+}
+
+fn nft(rules: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success());

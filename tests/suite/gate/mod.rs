@@ -127,6 +127,29 @@ fn unknown_names_follow_unknown_on_ingress_and_what_is_found_at_them_is_judged()
 }
 
 #[test]
+fn each_group_has_its_own_ingress_and_exceptions_are_for_their_clients() {
+    if !is_within("each_group_has_its_own_ingress_and_exceptions_are_for_their_clients") {
+        return;
+    }
+    let config = format!(
+        "{ACME}\n[[clients]]\nname = \"guests\"\nnetworks = [\"10.9.0.3\"]\ningress = [\"six.connect.acme.example\"]\n\
+         [[exceptions]]\nname = \"connect.ngrok-agent.com\"\nnetworks = [\"10.9.0.3\"]\n\
+         until = 2999-01-01T00:00:00Z\nreason = \"vendor\""
+    );
+    let bed = Bed::new(&config, options());
+    let reach = |source: &str, name: &str| bed.clients.reach_from(source, SHARED, hello(name)).map(|to| to.to_string());
+    let alert = || Err(format!("closed after {ALERT:?}"));
+    assert_eq!(reach("10.9.0.2", "connect.acme.example"), Ok(OWN.to_owned()));
+    assert_eq!(reach("10.9.0.3", "connect.acme.example"), alert());
+    assert_eq!(reach("10.9.0.3", "six.connect.acme.example"), Ok(OWN_V6.to_owned()), "over the other family");
+    assert_eq!(reach("10.9.0.3", "connect.ngrok-agent.com"), Ok(OWN.to_owned()));
+    assert_eq!(reach("10.9.0.2", "connect.ngrok-agent.com"), alert());
+    let guests = bed.attempts().into_iter().filter(|record| record.group.as_deref() == Some("guests"));
+    let decisions: Vec<_> = guests.map(|record| record.decision.to_string()).collect();
+    assert_eq!(decisions, ["blocked", "allowed-own", "allowed-exception"]);
+}
+
+#[test]
 fn an_exception_that_ends_and_a_reload_that_blocks_cut_what_they_let_through() {
     if !is_within("an_exception_that_ends_and_a_reload_that_blocks_cut_what_they_let_through") {
         return;
@@ -183,6 +206,17 @@ fn a_hundred_megabytes_come_back_as_they_went_and_a_half_that_is_closed_ends_onl
         return;
     }
     carry_a_hundred_megabytes(options());
+}
+
+#[test]
+fn a_connection_of_our_own_that_comes_back_is_ended_and_not_made_again_and_again() {
+    if !is_within("a_connection_of_our_own_that_comes_back_is_ended_and_not_made_again_and_again") {
+        return;
+    }
+    let bed = Bed::new(ACME, options());
+    bed.lead_back();
+    assert_eq!(reach(&bed, "connect.acme.example"), Err(RESET.to_owned()));
+    assert_eq!((bed.metrics.gate_loop.value(), bed.metrics.gate_passed.value()), (1, 1));
 }
 
 #[test]
