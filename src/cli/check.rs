@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Common, Exit};
+use super::{
+    Common, Exit,
+    ways::{Enforcement, open_ways},
+};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
@@ -174,7 +177,8 @@ fn notes(config: &Config) -> Vec<String> {
     for group in config.outline.groups.iter().filter(|group| group.mode == Mode::Observe) {
         notes.push(format!("clients of {} are only observed", group.name));
     }
-    notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
+    let forwarders = joined(&config.limits.forwarders);
+    notes.extend(open_ways(Enforcement::Resolver, &forwarders));
     notes
 }
 
@@ -294,7 +298,8 @@ zone        corp.example: tcp://10.0.0.53
 record      attempts.db in the state folder, for 90 days, up to 1024 MiB
 record      standard output
 not held    clients of guests are only observed
-not held    clients with a resolver, hosts file or address of their own: pair this with a firewall
+not held    agents that go round by themselves: another resolver (the official one asks 8.8.8.8 and Google over HTTPS), a hosts file, a raw address, ssh -R; let a firewall close ports 53 and 853 and what else it can
+not held    names that a proxy looks up: let only the proxy out, point it here, and give it `tunnelwarden export squid`
 ";
         assert_eq!(out, expected);
     }

@@ -3,10 +3,12 @@
 pub mod attempts;
 pub mod check;
 pub mod explain;
+mod export;
 mod healthcheck;
 pub mod learned;
 mod reload;
 mod serve;
+mod ways;
 
 use std::{
     ffi::OsString,
@@ -83,6 +85,8 @@ enum Command {
     /// Have the daemon read its files again, and say what came of it
     #[command(after_help = "Exit codes: 0 in force; 3 refused, the files are broken; 4 held until --accept.")]
     Reload(reload::Arguments),
+    /// Write the same policy for another system, and what that system cannot say
+    Export(export::Arguments),
     /// Ask the daemon whether it is ready
     #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
@@ -108,6 +112,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Explain(arguments) => explain(arguments, &line.common),
         Command::Attempts(arguments) => attempts(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
+        Command::Export(arguments) => export::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
     };
     result.unwrap_or_else(|error| {

@@ -29,6 +29,11 @@ impl Groups {
         self.0.insert(network, group)
     }
 
+    /// Every network that was given to a group.
+    pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.0.keys()
+    }
+
     /// The group of a client.
     pub(super) fn of(&self, client: IpAddr) -> GroupId {
         self.0.get_lpm(&IpNet::from(client.to_canonical())).map_or(GroupId::DEFAULT, |(_, &group)| group)

@@ -12,6 +12,7 @@ mod bytes;
 mod check;
 mod compile;
 mod explain;
+mod export;
 mod groups;
 mod judge;
 mod learned;
@@ -21,12 +22,12 @@ mod path;
 mod pattern;
 pub mod plan;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 mod rule;
 mod summary;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -38,8 +39,10 @@ use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 pub use self::{
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
+    export::{Refused, RefusedNames},
     groups::GroupId,
     learned::{Learned, Sighting, Source},
+    pattern::{Pattern, Shape},
     rule::{MAX_REFUSAL, Origin, Rule},
     summary::{PackSummary, Summary},
     verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["name", "problem", "sys"],
     &["document"],
     &["metrics", "policy", "wire"],
-    &["audit", "cache", "upstream"],
+    &["audit", "cache", "export", "upstream"],
     &["ingress"],
     &["gateway"],
     &["admin", "control", "listen"],
@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Layers up to this one are pure: no tokio, no socket, no clock, no file, no log.
-const PURE: &[&str] = &["name", "problem", "document", "metrics", "policy", "wire"];
+const PURE: &[&str] = &["name", "problem", "document", "metrics", "policy", "wire", "export"];
 
 #[test]
 fn imports_run_one_way() {
