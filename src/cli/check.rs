@@ -298,8 +298,9 @@ zone        corp.example: tcp://10.0.0.53
 record      attempts.db in the state folder, for 90 days, up to 1024 MiB
 record      standard output
 not held    clients of guests are only observed
-not held    agents that go round by themselves: another resolver (the official one asks 8.8.8.8 and Google over HTTPS), a hosts file, a raw address, ssh -R; let a firewall close ports 53 and 853 and what else it can
-not held    names that a proxy looks up: let only the proxy out, point it here, and give it `tunnelwarden export squid`
+not held    agents with a resolver of their own; the official one asks 8.8.8.8, and Google over HTTPS: close ports 53 and 853
+not held    a hosts file, a raw address, ssh -R to an address: pair this with a firewall that denies by default
+not held    names that a proxy looks up: let only the proxy out, and give it `tunnelwarden export squid`
 ";
         assert_eq!(out, expected);
     }

@@ -23,7 +23,7 @@ pub(super) enum Enforcement {
 /// The ways that stay open, given what stands behind the resolver and the front resolvers, as they are shown.
 pub(super) fn open_ways(enforcement: Enforcement, forwarders: &str) -> Vec<String> {
     let mut ways: Vec<String> = match enforcement {
-        Enforcement::Resolver => vec![ROUND_THE_RESOLVER],
+        Enforcement::Resolver => vec![OWN_RESOLVERS, OWN_ADDRESSES],
         Enforcement::Host { strict } => {
             [PRIVILEGED_JOBS, BRIDGED].into_iter().chain(unknown_addresses(strict)).collect()
         }
@@ -34,10 +34,8 @@ pub(super) fn open_ways(enforcement: Enforcement, forwarders: &str) -> Vec<Strin
     .map(str::to_owned)
     .collect();
     if !forwarders.is_empty() {
-        ways.push(format!(
-            "clients of {forwarders} are told apart only where it sends a PROXY header or their whole address (ECS); else groups, \
-             exceptions and the record see {forwarders}, and its cache answers for all"
-        ));
+        let how = "count as one client, unless it sends PROXY v2 or a whole client subnet; its cache answers for all";
+        ways.push(format!("clients behind {forwarders} {how}"));
     }
     ways
 }
@@ -46,15 +44,19 @@ fn unknown_addresses(strict: bool) -> Option<&'static str> {
     (!strict).then_some(UNKNOWN_ADDRESSES)
 }
 
-const ROUND_THE_RESOLVER: &str = "agents that go round by themselves: another resolver (the official one asks 8.8.8.8 and Google over \
-                                  HTTPS), a hosts file, a raw address, ssh -R; let a firewall close ports 53 and 853 and what else it can";
-const PROXIES: &str =
-    "names that a proxy looks up: let only the proxy out, point it here, and give it `tunnelwarden export squid`";
+// Each fits on a line as it is shown.
+const OWN_RESOLVERS: &str =
+    "agents with a resolver of their own; the official one asks 8.8.8.8, and Google over HTTPS: close ports 53 and 853";
+const OWN_ADDRESSES: &str =
+    "a hosts file, a raw address, ssh -R to an address: pair this with a firewall that denies by default";
+const PROXIES: &str = "names that a proxy looks up: let only the proxy out, and give it `tunnelwarden export squid`";
 const PRIVILEGED_JOBS: &str =
-    "jobs with root or CAP_NET_ADMIN: they can take the firewall away; CAP_NET_RAW sends round it";
-const BRIDGED: &str = "containers and guests behind a bridge: they do not pass this machine's output; a gateway with their bridge under `lan` sees them";
+    "jobs with root or CAP_NET_ADMIN, who can take the firewall away, or CAP_NET_RAW, who send round it";
+const BRIDGED: &str =
+    "containers and guests behind a bridge, whose packets are not this machine's output: gateway mode sees them";
 const OTHER_PATHS: &str = "clients with another way out than this gateway: a second uplink, a mobile network, a VPN";
-const UNKNOWN_ADDRESSES: &str = "a relay or ingress at an address that nobody here resolved or learned: it is recorded, and refused only with `strict`";
+const UNKNOWN_ADDRESSES: &str =
+    "a relay at an address that nobody resolved here or learned: recorded, and refused only with `strict`";
 
 #[cfg(test)]
 mod tests {
@@ -64,7 +66,7 @@ mod tests {
     fn each_setup_says_what_it_leaves_open_and_nothing_that_it_closes() {
         #[rustfmt::skip]
         let cases: &[(Enforcement, &[&str])] = &[
-            (Enforcement::Resolver,                  &[ROUND_THE_RESOLVER, PROXIES]),
+            (Enforcement::Resolver,                  &[OWN_RESOLVERS, OWN_ADDRESSES, PROXIES]),
             (Enforcement::Host { strict: false },    &[PRIVILEGED_JOBS, BRIDGED, UNKNOWN_ADDRESSES, PROXIES]),
             (Enforcement::Host { strict: true },     &[PRIVILEGED_JOBS, BRIDGED, PROXIES]),
             (Enforcement::Gateway { strict: false }, &[OTHER_PATHS, UNKNOWN_ADDRESSES, PROXIES]),
@@ -74,7 +76,7 @@ mod tests {
             assert_eq!(open_ways(*enforcement, ""), *expected, "{enforcement:?}");
             let told = open_ways(*enforcement, "10.0.0.53");
             assert_eq!(told.len(), expected.len() + 1);
-            assert!(told.last().is_some_and(|line| line.starts_with("clients of 10.0.0.53 are told apart only")));
+            assert!(told.last().is_some_and(|line| line.starts_with("clients behind 10.0.0.53 count as one")));
         }
     }
 }

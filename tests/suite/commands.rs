@@ -145,7 +145,7 @@ fn check_prints_problems_on_standard_error_and_its_summary_on_standard_output() 
     let words: Vec<_> = out.lines().map(|line| line.split("  ").next().unwrap()).collect();
     assert_eq!(words[0], "valid: 0 errors, 0 warnings");
     #[rustfmt::skip]
-    assert_eq!(words[1..], ["file", "for", "ingress", "mode", "pack", "pack", "addresses", "listen", "upstream", "record", "not held", "not held"]);
+    assert_eq!(words[1..], ["file", "for", "ingress", "mode", "pack", "pack", "addresses", "listen", "upstream", "record", "not held", "not held", "not held"]);
 
     let broken = folder_with("[policy]\nmode = \"enforced\"\nblokc = []\n");
     let (code, out, err) = run_in(broken.path(), &["check"]);
