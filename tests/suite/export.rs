@@ -50,13 +50,14 @@ fn squid() -> Option<PathBuf> {
 fn prepare(folder: &Path, port: u16) -> PathBuf {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
     let shown = folder.display();
-    let names = "127.0.0.1 connect.acme.example connect.ngrok-agent.com www.site.example";
+    let names = "127.0.0.1 connect.acme.example connect.ngrok-agent.com www.site.example \
+                 s1.n1.listed.example x.n8.listed.example below.example\n";
     fs::write(folder.join("hosts"), names).unwrap();
     let text = format!(
         "http_port 127.0.0.1:{port}\npid_filename none\ncache_log {shown}/cache.log\naccess_log none\ncache deny all\n\
          coredump_dir {shown}\nhosts_file {shown}/hosts\ndns_nameservers 127.0.0.1\nmemory_cache_shared off\n\
-         pinger_enable off\nshutdown_lifetime 0 seconds\ndns_timeout 1 second\ninclude {shown}/tunnelwarden.conf\n\
-         http_access allow localhost\nhttp_access deny all\n"
+         pinger_enable off\nshutdown_lifetime 0 seconds\ninclude {shown}/tunnelwarden.conf\n\
+         acl here src 127.0.0.0/8\nhttp_access allow here\nhttp_access deny all\n"
     );
     let path = folder.join("squid.conf");
     fs::write(&path, text).unwrap();
