@@ -60,7 +60,7 @@ fn learned(config: &mut Config, common: &Common) -> anyhow::Result<Result<Learne
     let socket = socket_or_default(config.listen.socket.take(), common)?;
     let report = match learned::ask(&socket) {
         Ok(report) => report,
-        Err(error) => return Ok(Err(format!("{error:#}"))),
+        Err(error) => return Ok(Err(error.to_string())),
     };
     if report.pending > 0 {
         anstream::eprintln!("{} ingress names were not looked up yet: export again in a minute", report.pending);

@@ -146,8 +146,31 @@ fn domains(patterns: &[&Pattern]) -> Vec<String> {
     };
     let plain = patterns.iter().filter(|pattern| matches!(pattern.shape, Shape::Exact | Shape::Within));
     let domains: BTreeSet<String> = plain.filter(|pattern| !is_covered(pattern)).map(ToString::to_string).collect();
-    domains.into_iter().collect()
+    in_squids_order(domains.into_iter().collect())
 }
+
+/// Squid keeps names in a splay tree, compared from their end, and takes a million five times as fast in that order. But
+/// the tree is then as deep as the list is long, and a Squid that is told to reconfigure takes it apart by recursion
+/// and dies. Some from everywhere at the end, those in the middle first, make it flat.
+fn in_squids_order(mut domains: Vec<String>) -> Vec<String> {
+    if domains.len() < FEW {
+        return domains;
+    }
+    domains.sort_unstable_by(|one, other| one.bytes().rev().cmp(other.bytes().rev()));
+    let (scattered, mut ordered): (Vec<_>, Vec<_>) =
+        (0_u32..).zip(domains).partition(|(place, _)| place % SCATTERED == 0);
+    let mut scattered: Vec<_> =
+        scattered.into_iter().map(|(place, domain)| ((place / SCATTERED).reverse_bits(), domain)).collect();
+    scattered.sort_unstable();
+    ordered.extend(scattered);
+    ordered.into_iter().map(|(_, domain)| domain).collect()
+}
+
+/// Fewer names than this are in the order in which people look for them.
+const FEW: usize = 1000;
+
+/// One in so many.
+const SCATTERED: u32 = 64;
 
 /// A pattern with a star as an expression: a label has no dot, and is not empty.
 fn expression(pattern: &Pattern) -> Option<String> {

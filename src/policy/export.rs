@@ -53,6 +53,15 @@ struct Allows<'a> {
     starred: Vec<usize>,
 }
 
+/// A set in the making: allows by their place.
+#[derive(Default)]
+struct Set {
+    block: Vec<Pattern>,
+    unless: BTreeSet<usize>,
+    /// Allows that overlap one of the blocks and lose against it.
+    beaten: BTreeSet<usize>,
+}
+
 impl Policy {
     /// Everything that is refused, for all groups that do not only observe. The sets agree with the order of a decision:
     /// a name is in them exactly where `judge_question` blocks it while no exception is in force.
@@ -132,19 +141,35 @@ fn patterns<'t>(
     active.filter_map(|record| Some((record.pattern()?, record.blocks())))
 }
 
-/// Blocks with the same allows that beat them are one set.
+/// As few sets as a block joins the first that it fits into: one for each level of allows within blocks within allows.
 fn refused_names(allows: &[Line], blocks: Vec<Line>) -> Vec<RefusedNames> {
     let index = Allows::new(allows);
-    let mut sets: BTreeMap<Vec<usize>, Vec<Pattern>> = BTreeMap::new();
+    let mut sets: Vec<Set> = Vec::new();
     for block in blocks {
-        sets.entry(index.beating(&block)).or_default().push(block.pattern);
+        let (beating, beaten) = index.overlapping(&block);
+        let place = sets.iter().position(|set| set.takes(&beating, &beaten)).unwrap_or(sets.len());
+        if place == sets.len() {
+            sets.push(Set::default());
+        }
+        if let Some(set) = sets.get_mut(place) {
+            set.unless.extend(beating);
+            set.beaten.extend(beaten);
+            set.block.push(block.pattern);
+        }
     }
     let pattern_of = |place: usize| allows.get(place).map(|line| line.pattern.clone());
-    let names = |(unless, block): (Vec<usize>, _)| RefusedNames {
-        block,
-        unless: unless.into_iter().filter_map(pattern_of).collect(),
-    };
+    let names =
+        |set: Set| RefusedNames { block: set.block, unless: set.unless.into_iter().filter_map(pattern_of).collect() };
     sets.into_iter().map(names).collect()
+}
+
+impl Set {
+    /// May a block join, given the allows that beat it and those that it beats? One that is beaten on either side
+    /// must not excuse what it does not beat.
+    fn takes(&self, beating: &[usize], beaten: &[usize]) -> bool {
+        !beating.iter().any(|place| self.beaten.contains(place))
+            && !beaten.iter().any(|place| self.unless.contains(place))
+    }
 }
 
 impl Line {
@@ -175,15 +200,13 @@ impl<'a> Allows<'a> {
         index
     }
 
-    /// The places of those that beat this block on some name, in order.
-    fn beating(&self, block: &Line) -> Vec<usize> {
-        let beats = |place: &usize| {
-            self.lines.get(*place).is_some_and(|line| line.beats(block) && line.pattern.overlaps(&block.pattern))
-        };
-        let mut beating: Vec<usize> = self.near(&block.pattern).into_iter().filter(beats).collect();
-        beating.sort_unstable();
-        beating.dedup();
-        beating
+    /// The places of those that overlap this block: those that beat it, and those that it beats.
+    fn overlapping(&self, block: &Line) -> (Vec<usize>, Vec<usize>) {
+        let line = |place: usize| self.lines.get(place).filter(|line| line.pattern.overlaps(&block.pattern));
+        let near = self.near(&block.pattern).into_iter().filter_map(|place| Some((place, line(place)?)));
+        let (beating, beaten): (Vec<_>, Vec<_>) = near.partition(|(_, line)| line.beats(block));
+        let places = |lines: Vec<(usize, &Line)>| lines.into_iter().map(|(place, _)| place).collect();
+        (places(beating), places(beaten))
     }
 
     /// All that may overlap a pattern.

@@ -231,3 +231,19 @@ fn a_long_list_goes_into_a_file_beside_and_a_short_one_does_not() {
     assert!(content.contains("\nn17.example\n"), "{content}");
     assert_eq!(fragment.text().matches("n17.example").count(), 1);
 }
+
+#[test]
+fn the_order_for_squid_loses_no_name_and_ends_with_some_from_everywhere() {
+    let names: Vec<String> = (0..6400).map(|number| format!("n{number:04}.example")).collect();
+    let ordered = in_squids_order(names.clone());
+    let mut again = ordered.clone();
+    again.sort_unstable();
+    assert_eq!(again, names);
+    let backwards = |name: &String| name.bytes().rev().collect::<Vec<_>>();
+    assert!(ordered[..6300].is_sorted_by_key(backwards));
+    let mut all: Vec<_> = names.iter().map(backwards).collect();
+    all.sort_unstable();
+    let places: Vec<_> = ordered[6300..].iter().map(|name| all.binary_search(&backwards(name)).unwrap()).collect();
+    assert_eq!(places[..4], [0, 4096, 2048, 6144]);
+    assert_eq!(in_squids_order(names[..999].to_vec()), names[..999]);
+}
