@@ -62,8 +62,9 @@ fn learned(config: &mut Config, common: &Common) -> anyhow::Result<Result<Learne
         Ok(report) => report,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    if report.pending > 0 {
-        anstream::eprintln!("{} ingress names were not looked up yet: export again in a minute", report.pending);
+    let unknown = report.pending + report.failing.len();
+    if unknown > 0 {
+        anstream::eprintln!("{unknown} ingress names have not been looked up yet: export again once they are");
     }
     Ok(Ok(Learned::from(&report)))
 }

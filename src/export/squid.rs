@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     name::{DomainName, NameRef},
-    policy::{GroupId, Learned, Mode, Pattern, Policy, Refused, RefusedNames, Shape, Source},
+    policy::{GroupId, Learned, Mode, Pattern, Policy, Refused, RefusedNames, Shape},
 };
 
 /// What the export is made from.
@@ -222,14 +222,11 @@ fn missing(facts: &Facts<'_>, unwritable: &[String]) -> Vec<String> {
     if let [first, ..] = unwritable {
         missing.push(format!("{} patterns with characters that Squid cannot read, such as {first}", unwritable.len()));
     }
-    match facts.learned {
-        Ok(learned) => missing.push(format!("addresses learned later than now, when there were {}", learned.len())),
-        Err(why) => missing.push(format!("learned ingress addresses: {why}")),
-    }
-    let sources = policy.resolved().count() + policy.listed().map(|(source, _): (&Source, _)| source).count();
-    if sources == 0 {
-        missing.pop();
-    }
+    let is_learning = policy.resolved().count() + policy.listed().count() > 0;
+    missing.extend(is_learning.then(|| match facts.learned {
+        Ok(learned) => format!("addresses learned later than now, when there were {}", learned.len()),
+        Err(why) => format!("learned ingress addresses: {why}"),
+    }));
     missing.extend(ALWAYS_MISSING.map(str::to_owned));
     missing
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     name::DomainName,
     policy::{
-        Moment, Sighting, Verdict, compile,
+        Moment, Sighting, Source, Verdict, compile,
         plan::{Exception, Group, Plan},
         reference,
         tests::{at, net, pack_of, rule_of},
@@ -53,7 +53,7 @@ impl<'t> Squid<'t> {
             Some(list) => !self.matches(list, client, host),
             None => self.matches(condition, client, host),
         };
-        self.denies.iter().any(|conditions| conditions.iter().all(|condition| holds(condition)))
+        self.denies.iter().any(|conditions| conditions.iter().all(holds))
     }
 
     fn matches(&self, list: &str, client: IpAddr, host: &str) -> bool {
