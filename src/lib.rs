@@ -19,6 +19,7 @@ pub mod wire;
 // 3: mechanisms
 pub mod audit;
 pub mod cache;
+pub mod export;
 pub mod firewall;
 pub mod upstream;
 // 4: where ingresses are found; what alone may change the packet filter

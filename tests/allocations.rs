@@ -128,7 +128,13 @@ impl House {
         )
         .unwrap();
         let gateway = Gateway::new(
-            InForce { policy: config.policy, learned: learned(), leases: None, udp_size: 1232, others: config.limits.others },
+            InForce {
+                policy: config.policy,
+                learned: learned(),
+                leases: None,
+                udp_size: 1232,
+                others: config.limits.others,
+            },
             Arc::new(upstream),
             Arc::new(Access::new(&config.limits, config.client_networks, Arc::clone(&metrics))),
             Cache::new(&config.cache, Arc::clone(&metrics)),

@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Common, Exit};
+use super::{
+    Common, Exit,
+    ways::{Enforcement, open_ways},
+};
 use crate::{
     audit::{Sink, Store},
     config::{self, Config, Loaded},
@@ -190,10 +193,19 @@ fn notes(config: &Config) -> Vec<String> {
     for group in config.outline.groups.iter().filter(|group| group.mode == Mode::Observe) {
         notes.push(format!("clients of {} are only observed", group.name));
     }
-    if config.firewall.mode == firewall::Mode::Off {
-        notes.push("clients with a resolver, hosts file or address of their own: pair this with a firewall".to_owned());
-    }
+    let forwarders = joined(&config.limits.forwarders);
+    notes.extend(open_ways(enforcement(&config.firewall), &forwarders));
     notes
+}
+
+/// What stands behind the resolver.
+fn enforcement(options: &firewall::Options) -> Enforcement {
+    let strict = options.strict;
+    match options.mode {
+        firewall::Mode::Off => Enforcement::Resolver,
+        firewall::Mode::Host => Enforcement::Host { strict },
+        firewall::Mode::Gateway => Enforcement::Gateway { strict },
+    }
 }
 
 fn in_json(config: Option<&Config>, problems: &Problems, valid: bool) -> Value {
@@ -312,7 +324,9 @@ zone        corp.example: tcp://10.0.0.53
 record      attempts.db in the state folder, for 90 days, up to 1024 MiB
 record      standard output
 not held    clients of guests are only observed
-not held    clients with a resolver, hosts file or address of their own: pair this with a firewall
+not held    agents with a resolver of their own; the official one asks 8.8.8.8, and Google over HTTPS: close ports 53 and 853
+not held    a hosts file, a raw address, ssh -R to an address: pair this with a firewall that denies by default
+not held    names that a proxy looks up: let only the proxy out, and give it `tunnelwarden export squid`
 ";
         assert_eq!(out, expected);
     }

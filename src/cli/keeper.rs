@@ -3,7 +3,6 @@
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{Common, Exit};
 use crate::{
@@ -23,21 +22,10 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     let started = "the keeper is started by `tunnelwarden serve`";
     let requests = Channel::from_stdin().context(started)?;
     let notices = Channel::from_stdout().context(started)?;
-    ignore_signals().context("cannot ignore signals")?;
     rights::keep_only(&[Right::NetAdmin]).context("cannot give up rights")?;
     let outcome = keeper::run(requests, notices, || terms(common).map_err(|error| format!("{error:#}")));
     // What was wrong was said, and is printed where it was heard.
     Ok(if outcome.is_ok() { Exit::Done } else { Exit::Failed })
-}
-
-/// Its end is its peer's: what stops a whole service at once must not end it before the good-bye.
-#[expect(unsafe_code, reason = "nix asks for it, since a handler could do anything; ignoring does nothing")]
-fn ignore_signals() -> nix::Result<()> {
-    for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
-        // SAFETY: no handler runs.
-        unsafe { signal(ignored, SigHandler::SigIgn) }?;
-    }
-    Ok(())
 }
 
 /// What the files say now.

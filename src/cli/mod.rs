@@ -3,12 +3,14 @@
 pub mod attempts;
 pub mod check;
 pub mod explain;
+mod export;
 mod firewall;
 mod healthcheck;
 mod keeper;
 pub mod learned;
 mod reload;
 mod serve;
+mod ways;
 
 use std::{
     ffi::OsString,
@@ -87,6 +89,8 @@ enum Command {
     Reload(reload::Arguments),
     /// The packet filter's rules: print, apply, compare, take away
     Firewall(firewall::Arguments),
+    /// Write the same policy for another system, and what that system cannot say
+    Export(export::Arguments),
     /// Ask the daemon whether it is ready
     #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
@@ -116,6 +120,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Attempts(arguments) => attempts(arguments, &line.common),
         Command::Reload(arguments) => reload::run(arguments, &line.common),
         Command::Firewall(arguments) => firewall::run(arguments, &line.common),
+        Command::Export(arguments) => export::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
         Command::Keeper => keeper::run(&line.common),
     };

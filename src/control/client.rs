@@ -81,7 +81,9 @@ fn converse(path: &Path, request: &Request) -> Result<(Reply, BufReader<UnixStre
         Reply::Refused { reason } => {
             Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) })
         }
-        reply @ (Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Firewall { .. } | Reply::Following) => Ok((reply, stream)),
+        reply @ (Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Firewall { .. } | Reply::Following) => {
+            Ok((reply, stream))
+        }
     }
 }
 

@@ -70,7 +70,8 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
     }
     let user = user(options)?;
     if Uid::effective().is_root() {
-        hand_over(state_dir, &user).with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
+        hand_over(state_dir, &user)
+            .with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
     }
     let guard = start_keeper(named)?;
     step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
@@ -123,8 +124,7 @@ fn start_keeper(named: Option<&Path>) -> anyhow::Result<Guard> {
 
 /// Becomes the user whose sockets the rules let out.
 fn step_down(user: &User) -> io::Result<()> {
-    let keep: &[Right] =
-        if rights::has(Right::NetBindService)? { &[Right::NetBindService] } else { &[] };
+    let keep: &[Right] = if rights::has(Right::NetBindService)? { &[Right::NetBindService] } else { &[] };
     if Uid::effective() == user.uid {
         return rights::keep_only(keep);
     }

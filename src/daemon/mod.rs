@@ -195,7 +195,8 @@ fn start(
     let (sender, commands) = mpsc::channel(COMMANDS);
     let socket = config.listen.socket.clone().unwrap_or_else(|| state.folder().join("control"));
     let keeper = guard.as_ref().map(|guard| Arc::clone(&guard.keeper));
-    let asked = Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), keeper: keeper.clone(), commands: sender };
+    let asked =
+        Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), keeper: keeper.clone(), commands: sender };
     tasks.spawn(control::serve(&socket, asked, Arc::clone(metrics), stop.clone())?);
 
     let leases = keeper.map(|keeper| Arc::new(Leases::new(keeper, keyed_by(config.firewall.mode))));
@@ -215,7 +216,12 @@ fn start(
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
     let enforcement = match (guard, gate, leases) {
         (Some(guard), Some(gate), Some(leases)) => {
-            let watched = firewall::Watched { gateway: Arc::clone(&gateway), ingress: Arc::clone(&ingress), recorder: recorder.clone(), metrics: Arc::clone(metrics) };
+            let watched = firewall::Watched {
+                gateway: Arc::clone(&gateway),
+                ingress: Arc::clone(&ingress),
+                recorder: recorder.clone(),
+                metrics: Arc::clone(metrics),
+            };
             Some(Enforcement::begin(guard, gate, leases, watched, &tasks, &stop)?)
         }
         _ => None,
@@ -237,7 +243,10 @@ fn start(
     banner::print(&config, &addresses, &skipped, admin, state.folder());
     banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
-    Ok((Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, enforcement, close, commands }, reloader))
+    Ok((
+        Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, enforcement, close, commands },
+        reloader,
+    ))
 }
 
 /// Opens the admin door where there is one, and leaves word of where it is.

@@ -85,7 +85,10 @@ impl Keeper {
 
     /// Speaks to a keeper that is started otherwise.
     pub fn over(requests: Channel, notices: Channel) -> (Self, Notices) {
-        (Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None, epoch: AtomicU32::default() }, Notices(notices))
+        (
+            Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None, epoch: AtomicU32::default() },
+            Notices(notices),
+        )
     }
 
     /// Opens addresses to the client that an answer names them to; `None` is this machine. Some may have to stay as
@@ -242,7 +245,8 @@ impl Line {
         let mut room = [0; LONGEST];
         loop {
             let length = self.channel.receive(&mut room, Some(deadline)).map_err(failure)?.ok_or(KeeperError::Gone)?;
-            let (number, reply) = Reply::decode(room.get(..length).unwrap_or_default()).map_err(|_| KeeperError::Gone)?;
+            let (number, reply) =
+                Reply::decode(room.get(..length).unwrap_or_default()).map_err(|_| KeeperError::Gone)?;
             // Others answer what nobody waits for any more.
             if number == self.number {
                 return Ok(reply);

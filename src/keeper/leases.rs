@@ -112,7 +112,8 @@ impl Leases {
     ) -> Result<u32, KeeperError> {
         let client = self.client(client);
         let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
-        let keys: Vec<_> = asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: Some(port) }).collect();
+        let keys: Vec<_> =
+            asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: Some(port) }).collect();
         self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit_port(client, wanted, port, lifetime))
     }
 

@@ -44,7 +44,6 @@ pub use message::{Counts, DENIED_AT_ONCE, Done, LONGEST, PERMITTED_AT_ONCE, Proc
 pub use notice::{Denied, Notice, Protection, Trouble, Way};
 pub use process::run;
 
-
 /// What the configuration says to the keeper.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     firewall::LOG_GROUP,
     sys::{
-    netlink::{LoggedPacket, PacketLog},
-    seqpacket::{Channel, timeout},
+        netlink::{LoggedPacket, PacketLog},
+        seqpacket::{Channel, timeout},
     },
 };
 

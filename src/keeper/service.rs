@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use crate::{
         TABLE, ZONE,
         sets::{INGRESS, LEASE, PORT},
     },
-    sys::netlink::{Flow, Flows, SocketTable},
+    sys::netlink::{Flow, Flows, FoundSocket, SocketTable},
 };
 
 /// Nothing is open for longer without being asked for again.
@@ -133,7 +133,14 @@ impl Service {
     }
 
     /// Opens what may be; the number of addresses that may not. A denied address stays denied: only a port of it opens.
-    fn permit(&mut self, client: Option<IpAddr>, addresses: &[IpAddr], port: u16, lifetime: u32, now: Instant) -> Skipped {
+    fn permit(
+        &mut self,
+        client: Option<IpAddr>,
+        addresses: &[IpAddr],
+        port: u16,
+        lifetime: u32,
+        now: Instant,
+    ) -> Skipped {
         let client = client.map(|client| client.to_canonical());
         if !self.ground.admits(client) {
             return Err((Refusal::Client, None));
@@ -240,11 +247,10 @@ impl Service {
         }
         self.release(client, address)?;
         let client = client.map(|client| client.to_canonical());
-        let from = |flow: &Flow| client.is_none_or(|client| flow.source.ip().to_canonical() == client);
-        let ended = end_connections(
-            |flow| flow.destination.ip() == address && from(flow),
-            |remote| client.is_none() && remote == address,
-        );
+        let ended = end_connections(|source, destination| {
+            let is_from = client.is_none_or(|client| source.ip().to_canonical() == client);
+            is_from && destination.ip().to_canonical() == address
+        });
         ended.map(|()| 0).map_err(|error| kernel_refused(&error))
     }
 
@@ -255,8 +261,7 @@ impl Service {
             return None;
         }
         let translators = &self.ground.translators;
-        let is_denied = |address| uncut.contains(&translators.read(address));
-        let ended = end_connections(|flow| !flow.is_redirected && is_denied(flow.destination.ip()), is_denied);
+        let ended = end_connections(|_, destination| uncut.contains(&translators.read(destination.ip())));
         ended.err().map(|error| (Trouble::Kernel, format!("connections to ingresses were not ended: {error}")))
     }
 
@@ -449,11 +454,24 @@ fn kernel_refused(error: &io::Error) -> Refused {
     }
 }
 
-/// Ends tracked connections but for those of the forwarder's own sockets, and this machine's TCP connections to
-/// addresses.
-fn end_connections(flow: impl Fn(&Flow) -> bool, remote: impl Fn(IpAddr) -> bool) -> io::Result<()> {
-    Flows::open()?.forget(|found| found.zone != ZONE && flow(found))?;
-    match SocketTable::open()?.destroy(|socket| remote(socket.remote.ip().to_canonical())) {
+/// Ends connections from somewhere to somewhere: what conntrack knows of them, and this machine's own TCP sockets. Not
+/// those that the gate carries, neither the client's side nor ours: it judges them itself.
+fn end_connections(unwanted: impl Fn(SocketAddr, SocketAddr) -> bool) -> io::Result<()> {
+    let mut table = SocketTable::open()?;
+    // First, so that every one of them that is carried is known to conntrack afterwards.
+    let sockets = table.connected(|socket| unwanted(socket.local, socket.remote))?;
+    let mut carried = HashSet::new();
+    Flows::open()?.forget(|flow| {
+        let is_carried = flow.is_redirected || flow.zone == ZONE;
+        if is_carried {
+            carried.insert((flow.source, flow.destination));
+        }
+        !is_carried && unwanted(flow.source, flow.destination)
+    })?;
+    let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    let is_carried = |socket: &FoundSocket| carried.contains(&(plain(socket.local), plain(socket.remote)));
+    let sockets: Vec<_> = sockets.into_iter().filter(|socket| !is_carried(socket)).collect();
+    match table.destroy(&sockets) {
         // A kernel without SOCK_DESTROY: what is sent next is refused all the same.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
         outcome => outcome.map(drop),

@@ -169,7 +169,7 @@ fn what_finds_no_room_is_refused_as_a_whole() {
         let (bed, _) = Bed::ready(Terms { script, ..terms() });
         let addresses = ["20.0.0.1", "20.0.0.2", "20.0.0.3"].map(ip);
         for refused in [bed.keeper.permit(None, &addresses, HOUR), bed.keeper.deny(&addresses, HOUR)] {
-            assert!(matches!(refused, Err(Failure::Refused(Refusal::Full))), "{refused:?}");
+            assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Full))), "{refused:?}");
         }
         assert!(!lists("lease_v4", "elements") && !lists("ingress_v4", "elements"));
         assert_eq!(bed.keeper.counts().unwrap(), Counts { failed: 2, ..Counts::default() });

@@ -17,9 +17,9 @@ pub const WELL_KNOWN_NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0x
 #[derive(Debug)]
 pub(super) struct Networks {
     by_prefix: JointPrefixMap<IpNet, u32>,
-    networks: Vec<Network>,
+    pub(super) networks: Vec<Network>,
     /// Longest first.
-    nat64: Vec<Ipv6Net>,
+    pub(super) nat64: Vec<Ipv6Net>,
 }
 
 /// One network.

@@ -29,9 +29,9 @@ impl Groups {
         self.0.insert(network, group)
     }
 
-    /// Every network, in no order that means anything.
+    /// Every network that was given to a group.
     pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
-        self.0.iter().map(|(network, _)| network)
+        self.0.keys()
     }
 
     /// The group of a client.

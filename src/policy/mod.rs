@@ -14,6 +14,7 @@ mod check;
 mod compile;
 
 mod explain;
+mod export;
 mod groups;
 mod judge;
 mod learned;
@@ -23,12 +24,12 @@ mod path;
 mod pattern;
 pub mod plan;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 mod rule;
 mod summary;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -42,8 +43,10 @@ pub use self::{
     binding::Binding,
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
+    export::{Refused, RefusedNames},
     groups::GroupId,
     learned::{Learned, Sighting, Source},
+    pattern::{Pattern, Shape},
     rule::{MAX_REFUSAL, Origin, Rule},
     summary::{PackSummary, Summary},
     verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},

@@ -17,7 +17,7 @@ pub(super) const STAR: &[u8] = b"*";
 
 /// What a pattern matches of its name; the least specific first, at equal length.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Shape {
+pub enum Shape {
     /// `*.name`: everything below, not itself.
     Below,
     /// `.name`: it and everything below.
@@ -30,11 +30,11 @@ pub(super) enum Shape {
 
 /// One pattern.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Pattern {
+pub struct Pattern {
     /// What it matches of `name`.
-    pub(super) shape: Shape,
+    pub shape: Shape,
     /// The name; in a [`Shape::Middle`] with [`STAR`] where a star stands.
-    pub(super) name: DomainName,
+    pub name: DomainName,
 }
 
 /// How specific a pattern is: the greater wins.
@@ -102,7 +102,7 @@ impl Pattern {
     }
 
     /// Does it match this name?
-    pub(super) fn matches(&self, name: NameRef<'_>) -> bool {
+    pub fn matches(&self, name: NameRef<'_>) -> bool {
         let own = self.name.as_name();
         match self.shape {
             Shape::Exact => name == own,
@@ -142,7 +142,6 @@ impl Pattern {
     }
 
     /// How specific it is.
-    #[cfg(test)]
     pub(super) fn rank(&self) -> Rank {
         Rank::new(self.shape, self.name.as_name().label_count())
     }

@@ -213,7 +213,7 @@ fn told(policy: &Policy, verdict: Verdict) -> Told {
     }
 }
 
-fn a_name(labels: std::ops::Range<usize>) -> impl Strategy<Value = String> {
+pub(crate) fn a_name(labels: std::ops::Range<usize>) -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(vec!["a", "b"]), labels).prop_map(|mut labels| {
         labels.push("t");
         labels.join(".")
@@ -318,6 +318,11 @@ fn a_plan() -> impl Strategy<Value = Plan> {
             plan
         },
     )
+}
+
+/// A policy of such a plan.
+pub(crate) fn a_policy() -> impl Strategy<Value = Policy> {
+    a_plan().prop_map(|plan| build(&plan).0)
 }
 
 proptest! {

@@ -12,16 +12,16 @@ use crate::{
     problem::{Located, Place, SourceFile},
 };
 
-pub(super) fn at(text: &str) -> Located<String> {
+pub(crate) fn at(text: &str) -> Located<String> {
     let file = SourceFile { path: "w.toml".into(), text: format!("x = {text:?}\n") };
     Located { value: text.to_owned(), place: Place::new(Arc::new(file), 4..text.len() + 6) }
 }
 
-pub(super) fn net(text: &str) -> Located<IpNet> {
+pub(crate) fn net(text: &str) -> Located<IpNet> {
     at(text).map(|text| text.parse().unwrap())
 }
 
-pub(super) fn name(text: &str) -> DomainName {
+pub(crate) fn name(text: &str) -> DomainName {
     text.parse().unwrap()
 }
 
@@ -29,7 +29,7 @@ fn all(texts: &[&str]) -> Vec<Located<String>> {
     texts.iter().map(|text| at(text)).collect()
 }
 
-pub(super) fn rule_of(id: &str, block: &[&str], allow: &[&str]) -> PackRule {
+pub(crate) fn rule_of(id: &str, block: &[&str], allow: &[&str]) -> PackRule {
     PackRule {
         id: at(id),
         reason: format!("reason of {id}"),
@@ -45,7 +45,7 @@ pub(super) fn rule_of(id: &str, block: &[&str], allow: &[&str]) -> PackRule {
     }
 }
 
-pub(super) fn pack_of(name: &str, rules: Vec<PackRule>) -> Pack {
+pub(crate) fn pack_of(name: &str, rules: Vec<PackRule>) -> Pack {
     Pack { name: at(name), version: "1".into(), description: None, rules }
 }
 

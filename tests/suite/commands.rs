@@ -113,7 +113,7 @@ fn help_and_version_are_results_and_wrong_usage_is_an_error() {
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
         .map(|line| line.split_whitespace().next().unwrap())
         .collect();
-    assert_eq!(commands, ["serve", "check", "explain", "attempts", "reload", "firewall", "healthcheck"]);
+    assert_eq!(commands, ["serve", "check", "explain", "attempts", "reload", "firewall", "export", "healthcheck"]);
     assert!(out.contains("Exit codes: 0 done; 1 failed at run time; 2 wrong usage;"), "{out}");
     for command in commands {
         let (code, out, err) = run(&[command, "--help"]);
@@ -145,7 +145,7 @@ fn check_prints_problems_on_standard_error_and_its_summary_on_standard_output() 
     let words: Vec<_> = out.lines().map(|line| line.split("  ").next().unwrap()).collect();
     assert_eq!(words[0], "valid: 0 errors, 0 warnings");
     #[rustfmt::skip]
-    assert_eq!(words[1..], ["file", "for", "ingress", "mode", "pack", "pack", "addresses", "listen", "upstream", "record", "not held"]);
+    assert_eq!(words[1..], ["file", "for", "ingress", "mode", "pack", "pack", "addresses", "listen", "upstream", "record", "not held", "not held", "not held"]);
 
     let broken = folder_with("[policy]\nmode = \"enforced\"\nblokc = []\n");
     let (code, out, err) = run_in(broken.path(), &["check"]);

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["name", "problem", "sys"],
     &["document"],
     &["metrics", "policy", "wire"],
-    &["audit", "cache", "firewall", "upstream"],
+    &["audit", "cache", "export", "firewall", "upstream"],
     &["ingress", "keeper"],
     &["gateway"],
     &["admin", "control", "gate", "listen"],
@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Layers up to this one are pure: no tokio, no socket, no clock, no file, no log.
-const PURE: &[&str] = &["name", "problem", "document", "metrics", "policy", "wire"];
+const PURE: &[&str] = &["name", "problem", "document", "metrics", "policy", "wire", "export"];
 
 #[test]
 fn imports_run_one_way() {

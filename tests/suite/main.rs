@@ -14,6 +14,7 @@ mod commands;
 mod documents;
 mod doors_agree;
 mod encrypted_upstreams;
+mod export;
 mod firewall;
 mod gate;
 mod house;

@@ -104,20 +104,31 @@ impl SocketTable {
         Ok(found)
     }
 
-    /// Ends every TCP connection of this machine that is `unwanted`. Tells how many.
+    /// The TCP sockets with another end that are `wanted`.
     ///
     /// # Errors
-    /// When there is no right to, or the kernel was built without that.
-    pub fn destroy(&mut self, mut unwanted: impl FnMut(&FoundSocket) -> bool) -> io::Result<usize> {
+    /// When the kernel does not tell.
+    pub fn connected(&mut self, mut wanted: impl FnMut(&FoundSocket) -> bool) -> io::Result<Vec<FoundSocket>> {
         let mut found = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             self.each(Transport::Tcp, family, 0, |socket| {
-                if !socket.remote.ip().is_unspecified() && unwanted(&socket) {
-                    found.push((family, socket.id));
+                if !socket.remote.ip().is_unspecified() && wanted(&socket) {
+                    found.push(socket);
                 }
             })?;
         }
-        found.iter().try_fold(0, |count, (family, id)| Ok(count + usize::from(self.destroy_one(*family, id)?)))
+        Ok(found)
+    }
+
+    /// Ends TCP sockets; those who have them hear of an abort. Tells how many there still were.
+    ///
+    /// # Errors
+    /// When there is no right to, or the kernel was built without (CONFIG_INET_DIAG_DESTROY): `EOPNOTSUPP`.
+    pub fn destroy(&mut self, sockets: &[FoundSocket]) -> io::Result<usize> {
+        sockets.iter().try_fold(0, |count, socket| {
+            let family = if socket.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+            Ok(count + usize::from(self.destroy_one(family, &socket.id)?))
+        })
     }
 
     fn destroy_one(&mut self, family: i32, id: &[u8; ID]) -> io::Result<bool> {
@@ -263,7 +274,8 @@ mod tests {
             let _kept = TcpStream::connect(other.local_addr().unwrap()).unwrap();
             let target = stream.peer_addr().unwrap();
             let mut table = SocketTable::open().unwrap();
-            assert_eq!(table.destroy(|socket| socket.remote == target).unwrap(), 1);
+            let found = table.connected(|socket| socket.remote == target).unwrap();
+            assert_eq!(table.destroy(&found).unwrap(), 1);
             let error = stream.read(&mut [0]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         });
