@@ -18,7 +18,7 @@ use crate::{
     gate::{self, Gate, Witness},
     gateway::Gateway,
     ingress::Ingress,
-    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Way as Tried},
+    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Standing, Way as Tried},
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -73,12 +73,13 @@ impl Enforcement {
         tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
         tasks.spawn(end_dated(leases, stop.clone()));
         let (told, gone) = oneshot::channel();
-        let hear = move || {
-            record_denied(&notices, &gateway, &recorder, &metrics);
+        let speaker = Arc::clone(&keeper);
+        let listen = move || {
+            hear(&speaker, &notices, &gateway, &recorder, &metrics);
             // Who stops does not listen any more.
             let _ = told.send(());
         };
-        thread::Builder::new().name("firewall".to_owned()).spawn(hear).context("cannot start a thread")?;
+        thread::Builder::new().name("firewall".to_owned()).spawn(listen).context("cannot start a thread")?;
         Ok(Self { keeper, gate, gone })
     }
 
@@ -150,8 +151,8 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet
     }
 }
 
-/// Puts on record what the kernel refused, until the keeper is gone.
-fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+/// Puts on record what the kernel refused, and keeps how the table stands, until the keeper is gone.
+fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
     // An error is an end too: the keeper that says what is no notice is none.
     while let Ok(Some(notice)) = notices.next(None) {
         match notice {
@@ -159,7 +160,7 @@ fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metr
                 metrics.packets_suppressed.add(u64::from(denied.suppressed));
                 recorder.record(attempt(&denied, gateway));
             }
-            Notice::Ready(_) => {}
+            Notice::Ready(protection) => keeper.stands(Standing::Held(protection)),
             Notice::Restored => {
                 metrics.firewall_restored.increment();
                 tracing::warn!("somebody else changed table inet tunnelwarden; it is as it was");
@@ -167,6 +168,7 @@ fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metr
             Notice::Trouble { trouble, words } => tracing::error!("firewall: {trouble}: {words}"),
         }
     }
+    keeper.stands(Standing::Unattended);
 }
 
 fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
