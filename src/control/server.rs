@@ -20,7 +20,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Change, Firewall, ReloadReport, Reply, Request};
-use crate::{audit::Recorder, ingress::Ingress, keeper::{Keeper, KeeperError}, metrics::Metrics, sys};
+use crate::{
+    audit::Recorder,
+    ingress::Ingress,
+    keeper::{Keeper, KeeperError},
+    metrics::Metrics,
+    sys,
+};
 
 /// Connections at once, followers among them.
 const CONNECTIONS: usize = 32;

@@ -27,7 +27,7 @@ mod translation;
 mod user;
 
 pub use self::{
-    kernel::{Failure, apply, compare, compare_with_none, load, remove},
+    kernel::{Failure, apply, compare, compare_with_none, load, remove, without_table},
     listing::Difference,
     options::{Mode, OnStop, Options},
     ruleset::Ruleset,

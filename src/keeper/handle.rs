@@ -89,7 +89,9 @@ impl fmt::Display for Standing {
         f.write_str(match self {
             Self::Unknown => "not heard of yet",
             Self::Held(Protection::Owned) => "in force, and nobody else can change it",
-            Self::Held(Protection::Watched) => "in force; what others change is put back (this kernel has no owners of tables, or another loaded it)",
+            Self::Held(Protection::Watched) => {
+                "in force; what others change is put back (this kernel has no owners of tables, or another loaded it)"
+            }
             Self::Removed => "taken away on request",
             Self::Unattended => "as it was left: its keeper has ended",
         })

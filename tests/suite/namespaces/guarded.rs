@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
 };
 
 use nix::unistd::Pid;
@@ -69,6 +70,15 @@ impl Guarded {
     }
 
     pub fn on(bed: Bed, mode: Mode, rules: Rules) -> Self {
+        Self::prepared(bed, mode, rules, |_, _| {})
+    }
+
+    /// The same, after something was done on the bed with the folder of the configuration.
+    pub fn after(mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
+        Self::prepared(Bed::new(), mode, rules, prepare)
+    }
+
+    fn prepared(bed: Bed, mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(folder.path().join("tunnelwarden.toml"), rules.configuration(mode)).unwrap();
@@ -76,6 +86,7 @@ impl Guarded {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&state).unwrap();
         chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
+        prepare(&bed, folder.path());
         let serve = command(folder.path(), &["serve"]);
         let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
         daemon.first_round();
