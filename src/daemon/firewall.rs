@@ -8,11 +8,11 @@ use tokio::{
     runtime::Handle,
     sync::oneshot,
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::guard::Guard;
+use super::guard::{Guard, Scout};
 use crate::{
     audit::{Attempt, Decision, Evidence, Process, Recorder, Transport, Way},
     gate::{self, Gate, Witness},
@@ -34,6 +34,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often what an exception opened is looked through.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the scout may take.
+const SCOUTING: Duration = Duration::from_secs(3);
 
 /// What holds the firewall while we run.
 pub(super) struct Enforcement {
@@ -61,7 +64,10 @@ impl Enforcement {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let Guard { keeper, notices, .. } = guard;
+        let Guard { keeper, notices, scout, obstacles, .. } = guard;
+        for obstacle in &obstacles {
+            tracing::warn!("somebody else's rules turn away what is turned to us: {obstacle}");
+        }
         let Watched { gateway, ingress, recorder, metrics } = watched;
         let house = gate::House {
             gateway: Arc::clone(&gateway),
@@ -70,6 +76,9 @@ impl Enforcement {
             witness: leases.has_one_client().then(|| witness(Arc::clone(&keeper))),
         };
         let gate = gate.serve(house, &Handle::current(), stop.clone()).context("cannot serve the gate")?;
+        if let Some(scout) = scout {
+            tasks.spawn(send_out(scout, Arc::clone(&gateway), stop.clone()));
+        }
         tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
         tasks.spawn(end_dated(leases, stop.clone()));
         let (told, gone) = oneshot::channel();
@@ -101,6 +110,23 @@ impl Enforcement {
         if let Ok(Err(error)) = spawn_blocking(move || keeper.say_bye()).await {
             tracing::warn!(%error, "the keeper of the firewall did not hear of the stop; its rules stay");
         }
+    }
+}
+
+/// Lets the scout ask, and says so where its question does not come here.
+async fn send_out(scout: Scout, gateway: Arc<Gateway>, stop: CancellationToken) {
+    let Scout { name, mut process } = scout;
+    gateway.expect_scout(name);
+    // The end of its input is its word.
+    drop(process.stdin.take());
+    let ended = spawn_blocking(move || process.wait());
+    let in_time = timeout(SCOUTING, ended);
+    if stop.run_until_cancelled(in_time).await.is_some() && !gateway.scout_came() {
+        tracing::warn!(
+            "a question of this machine that should have been turned to us did not arrive: see `nft list ruleset` for \
+             somebody else's rules of the output or input hook that drop port 53; this opens a chain of theirs: \
+             nft insert rule FAMILY TABLE CHAIN oifname lo accept"
+        );
     }
 }
 

@@ -83,6 +83,14 @@ pub fn without_table(script: &str) -> String {
     script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
 }
 
+/// Everybody's rules, as `nft` tells a program; without what is in sets.
+///
+/// # Errors
+/// They cannot be read.
+pub fn rules_of_all() -> Result<String, Failure> {
+    nft(&["-j", "-t", "list", "ruleset"], "", "read packet filter rules")
+}
+
 /// Has `nft` read a text: one transaction, all of it or nothing.
 ///
 /// # Errors

@@ -57,6 +57,8 @@ in_both_modes! {
     fn the_firewalls_commands_go_through_the_daemon();
     fn the_daemon_takes_over_what_was_applied_before();
     fn the_forwarder_has_no_right_to_the_firewall();
+    fn a_foreign_firewall_in_the_way_is_told_with_the_line_that_opens_it();
+    fn without_a_foreign_firewall_nothing_is_told();
 }
 
 #[test]

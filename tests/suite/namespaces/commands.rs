@@ -76,3 +76,43 @@ pub fn the_forwarder_has_no_right_to_the_firewall(mode: Mode) {
     assert_eq!(field(forwarder, "Groups:"), "");
     assert_eq!([field(forwarder, "NoNewPrivs:"), field(keeper, "NoNewPrivs:")], ["1", "1"]);
 }
+
+/// Whoever closes the input hook to clients closes it to what is turned to us: it is said, with the line that opens it.
+pub fn a_foreign_firewall_in_the_way_is_told_with_the_line_that_opens_it(mode: Mode) {
+    const WARNING: [&str; 2] = ["should have been turned to us did not arrive", "somebody else's rules turn away"];
+    let (foreign, expected) = match mode {
+        Mode::Host => ("udp dport 53 drop", WARNING[0]),
+        Mode::Gateway => ("iifname \"lan0\" ip protocol icmp accept; ct state established accept; drop", WARNING[1]),
+    };
+    let table = format!(
+        "table inet theirs {{\n chain in {{\n type filter hook input priority 0; policy accept;\n {}\n }}\n}}\n",
+        foreign.replace("; ", "\n")
+    );
+    let guarded = Guarded::after(mode, Rules::default(), |bed, _| {
+        bed.appliance().must(&["nft", "-f", "-"], &table);
+    });
+    wait_for("the warning", || guarded.daemon.log().contains(expected).then_some(()));
+    if mode == Mode::Host {
+        return;
+    }
+    let ask =
+        || guarded.job().inside(|prober| prober.dns_udp(Host::PublicResolver.at(Family::V4, 53), "www.example.net"));
+    assert_eq!(ask(), Outcome::Silent);
+    let log = guarded.daemon.log();
+    let (_, line) = log.split_once("its owner opens it: nft ").unwrap();
+    let line = line.lines().next().unwrap().trim();
+    guarded.bed.appliance().must(&["nft", line], "");
+    assert_eq!(ask(), Outcome::Reached(Host::Web));
+}
+
+pub fn without_a_foreign_firewall_nothing_is_told(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    if mode == Mode::Host {
+        wait_for("the scout's end", || {
+            let tasks = format!("/proc/{0}/task/{0}/children", guarded.daemon.pid());
+            let children = fs::read_to_string(tasks).unwrap();
+            (children.split_whitespace().count() <= 1).then_some(())
+        });
+    }
+    assert!(!guarded.daemon.log().contains("WARN"), "{}", guarded.daemon.log());
+}

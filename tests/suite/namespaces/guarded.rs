@@ -104,9 +104,11 @@ impl Guarded {
         let children = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
         let all = children.collect::<String>();
         let mut pids = all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
-        let keeper = pids.next().expect("the daemon has no child");
-        assert_eq!(pids.next(), None, "which of its children is the keeper?");
-        keeper
+        // Beside it there is a scout, for a moment.
+        let is_keeper = |pid: &Pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"tunnelwarden-keeper"))
+        };
+        pids.find(is_keeper).expect("the daemon has no keeper")
     }
 
     pub fn assert_every_way(&self) {
