@@ -70,13 +70,20 @@ fn read_section(table: &mut Table<'_>) -> Section {
     }
     set(&mut options.user, table.take("user", read_user));
     set(&mut options.gate_port, table.take("gate-port", |value| value.integer(1..=u16::MAX)));
+    set(
+        &mut options.processes,
+        table.take("processes", |value| {
+            note("processes", value);
+            value.boolean()
+        }),
+    );
     set(&mut options.on_stop, table.take("on-stop", |value| value.keyword(&ON_STOP)));
     section.nat64 = table.list("nat64", read_prefix).unwrap_or_default();
     section.remember = table.take("remember", |value| value.duration(REMEMBER));
     // Nothing that is empty says anything.
-    let Options { strict, lan, exempt, fixed, ntp, .. } = &section.options;
-    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty()];
-    let keys = ["strict", "lan", "exempt", "static", "ntp"];
+    let Options { strict, lan, exempt, fixed, ntp, processes, .. } = &section.options;
+    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes];
+    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes"];
     section.given.retain(|(key, _)| !keys.iter().zip(silent).any(|(known, silent)| known == key && silent));
     if let Some(Located { value, place }) = mode {
         section.options.mode = value;
@@ -113,7 +120,7 @@ impl Section {
         match options.mode {
             Mode::Off => without_mode(&self.given, problems),
             Mode::Host => on_host(&options, place, &self.given, problems),
-            Mode::Gateway => on_gateway(&options, place, problems),
+            Mode::Gateway => on_gateway(&options, place, &self.given, problems),
         }
         if options.mode != Mode::Off && !options.strict {
             for (key, place) in self.given.iter().filter(|(key, _)| *key == "ntp") {
@@ -145,7 +152,11 @@ fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], pr
     shared_port(options, place, problems);
 }
 
-fn on_gateway(options: &Options, place: &Place, problems: &mut Problems) {
+fn on_gateway(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
+    for (_, place) in given.iter().filter(|(key, _)| *key == "processes") {
+        let error = Problem::error(place, "\"processes\" is for a host's own, and this is mode \"gateway\"");
+        problems.push(error.hint("take it out: what runs on clients cannot be seen from here"));
+    }
     if options.lan.is_empty() {
         let error =
             Problem::error(place, "mode \"gateway\" needs \"lan\": the interfaces behind which the clients are");

@@ -274,6 +274,7 @@ fn every_key_reaches_its_option() {
         own: vec!["203.0.113.0/28".parse().unwrap()],
         user: "warden".into(),
         gate_port: 8443,
+        processes: false,
         on_stop: firewall::OnStop::Remove,
         dns: listen.dns,
         resolvers: ["9.9.9.9:53", "10.0.0.53:853", "10.0.0.53:5353"].map(|text| text.parse().unwrap()).to_vec(),

@@ -116,3 +116,26 @@ pub fn without_a_foreign_firewall_nothing_is_told(mode: Mode) {
     }
     assert!(!guarded.daemon.log().contains("WARN"), "{}", guarded.daemon.log());
 }
+
+/// On a host: who tried is known by its user, and with the right to look also by its program.
+pub fn the_record_names_the_process_that_tried(mode: Mode) {
+    if mode == Mode::Gateway {
+        return;
+    }
+    for (processes, exe) in [(false, None), (true, Some("dig"))] {
+        let firewall = format!("processes = {processes}\n");
+        let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
+        let server = format!("@{}", Host::PublicResolver.address(Family::V4));
+        guarded.job().run(&["dig", "+tries=1", &server, "connect.ngrok-agent.com"], "");
+        guarded.job().inside(|prober| prober.tls(Host::Foreign.at(Family::V4, 443), None));
+        for way in ["dns", "tls-gate"] {
+            let attempt =
+                wait_for("the attempt", || guarded.daemon.attempts().into_iter().find(|attempt| attempt["way"] == way));
+            assert_eq!(attempt["process"]["uid"], crate::support::bed::JOB, "{way}: {attempt}");
+            if way == "dns" {
+                let name = attempt["process"]["exe"].as_str().and_then(|path| path.rsplit('/').next());
+                assert_eq!(name, exe, "{attempt}");
+            }
+        }
+    }
+}
