@@ -45,7 +45,7 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         bail!("{}", first.map(ToString::to_string).unwrap_or_default());
     };
     let options = &config.firewall;
-    let uid = firewall::uid_of(&options.user)?;
+    let uid = firewall::uid_of(options)?;
     let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
     let interfaces = Interfaces::read().context("cannot read the interfaces")?;
     Ok(Terms {

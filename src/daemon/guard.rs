@@ -104,7 +104,7 @@ fn looping(options: &Options) -> Option<SocketAddr> {
 }
 
 fn user(options: &Options) -> anyhow::Result<User> {
-    crate::firewall::uid_of(&options.user)?;
+    crate::firewall::uid_of(options)?;
     let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
     found.with_context(|| format!("there is no user {}", options.user))
 }

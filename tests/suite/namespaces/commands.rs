@@ -2,7 +2,7 @@
 
 use std::{fs, process::Output};
 
-use super::guarded::{Guarded, Mode, Rules};
+use super::guarded::{Guarded, Mode, Rules, forwarder as user};
 use crate::support::{
     bed::{Family, Host, Outcome},
     daemon::wait_for,
@@ -72,7 +72,8 @@ pub fn the_forwarder_has_no_right_to_the_firewall(mode: Mode) {
         assert_eq!(rights(keeper, kind) & !NET_ADMIN, 0, "{kind} of the keeper");
     }
     assert_eq!(rights(keeper, "CapEff:"), NET_ADMIN);
-    assert_eq!(field(forwarder, "Uid:"), "65534\t65534\t65534\t65534");
+    let (_, uid) = user();
+    assert_eq!(field(forwarder, "Uid:"), [uid; 4].map(|uid| uid.to_string()).join("\t"));
     assert_eq!(field(forwarder, "Groups:"), "");
     assert_eq!([field(forwarder, "NoNewPrivs:"), field(keeper, "NoNewPrivs:")], ["1", "1"]);
 }
