@@ -142,7 +142,7 @@ impl Section {
 }
 
 fn without_mode(given: &[(&'static str, Place)], problems: &mut Problems) {
-    for (key, place) in given {
+    for (key, place) in given.iter().filter(|(key, _)| *key != "user") {
         let warning = Problem::warning(place, format!("{key:?} says nothing: there is no firewall"));
         problems.push(warning.hint("set mode = \"host\" or \"gateway\" in [firewall]"));
     }
