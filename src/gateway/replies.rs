@@ -114,6 +114,11 @@ impl Gateway {
     /// Our own question came back: whoever passed it on would pass on everything.
     pub(super) fn refuse_canary(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
         self.upstream.load().canary_seen(question.name);
+        self.refuse_own(question, reply)
+    }
+
+    /// A question of our own that goes no further.
+    pub(super) fn refuse_own(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
         reply::error(question, Rcode::REFUSED, None, question.udp_limit(0), reply);
         Step::Reply
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
 };
 
 use nix::unistd::Pid;
@@ -69,6 +70,15 @@ impl Guarded {
     }
 
     pub fn on(bed: Bed, mode: Mode, rules: Rules) -> Self {
+        Self::prepared(bed, mode, rules, |_, _| {})
+    }
+
+    /// The same, after something was done on the bed with the folder of the configuration.
+    pub fn after(mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
+        Self::prepared(Bed::new(), mode, rules, prepare)
+    }
+
+    fn prepared(bed: Bed, mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(folder.path().join("tunnelwarden.toml"), rules.configuration(mode)).unwrap();
@@ -76,6 +86,7 @@ impl Guarded {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&state).unwrap();
         chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
+        prepare(&bed, folder.path());
         let serve = command(folder.path(), &["serve"]);
         let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
         daemon.first_round();
@@ -93,9 +104,11 @@ impl Guarded {
         let children = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
         let all = children.collect::<String>();
         let mut pids = all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
-        let keeper = pids.next().expect("the daemon has no child");
-        assert_eq!(pids.next(), None, "which of its children is the keeper?");
-        keeper
+        // Beside it there is a scout, for a moment.
+        let is_keeper = |pid: &Pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"tunnelwarden-keeper"))
+        };
+        pids.find(is_keeper).expect("the daemon has no keeper")
     }
 
     pub fn assert_every_way(&self) {
