@@ -80,7 +80,7 @@ fn asked_for(config: &Config, uid: Option<u32>) -> anyhow::Result<Option<Ruleset
     }
     let uid = match uid {
         Some(uid) => uid,
-        None => firewall::uid_of(&options.user).context("the rules know the forwarder by its user")?,
+        None => firewall::uid_of(options).context("the rules know the forwarder by its user")?,
     };
     Ok(Ruleset::new(options, &config.policy, uid))
 }

@@ -97,7 +97,7 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// What `serve` starts to hold the firewall
     #[command(hide = true)]
-    Keeper,
+    Keeper(keeper::Arguments),
     /// What `serve` starts to see whether it is asked
     #[command(hide = true)]
     Scout(scout::Arguments),
@@ -126,7 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Firewall(arguments) => firewall::run(arguments, &line.common),
         Command::Export(arguments) => export::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
-        Command::Keeper => keeper::run(&line.common),
+        Command::Keeper(arguments) => keeper::run(arguments, &line.common),
         Command::Scout(arguments) => scout::run(arguments),
     };
     result.unwrap_or_else(|error| {

@@ -73,7 +73,7 @@ impl Enforcement {
             gateway: Arc::clone(&gateway),
             metrics: Arc::clone(&metrics),
             options: gate::Options::default(),
-            witness: leases.has_one_client().then(|| witness(Arc::clone(&keeper))),
+            witness: leases.has_one_client().then(|| witness(Arc::clone(&leases))),
         };
         let gate = gate.serve(house, &Handle::current(), stop.clone()).context("cannot serve the gate")?;
         if let Some(scout) = scout {
@@ -239,14 +239,9 @@ fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
 }
 
 /// Asks the keeper whose a connection of this machine is.
-fn witness(keeper: Arc<Keeper>) -> Witness {
+fn witness(leases: Arc<Leases>) -> Witness {
     const TCP: u8 = 6;
-    Arc::new(move |client, destination| {
-        let found = keeper.process(TCP, client, destination).ok().flatten()?;
-        let exe = Some(found.exe).filter(|exe| !exe.is_empty());
-        let cgroup = found.cgroup.map(|id| id.to_string());
-        Some(Process { pid: found.id, exe, uid: found.user, cgroup })
-    })
+    Arc::new(move |client, destination| leases.process_of(TCP, client, Some(destination)).map(Process::from))
 }
 
 /// The transport of a protocol number of the IP header.

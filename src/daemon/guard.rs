@@ -87,7 +87,7 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
         hand_over(state_dir, &user)
             .with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
     }
-    let mut guard = start_keeper(named)?;
+    let mut guard = start_keeper(named, options.processes)?;
     guard.scout = start_scout(options);
     guard.obstacles = obstacles(options);
     step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
@@ -104,7 +104,7 @@ fn looping(options: &Options) -> Option<SocketAddr> {
 }
 
 fn user(options: &Options) -> anyhow::Result<User> {
-    crate::firewall::uid_of(&options.user)?;
+    crate::firewall::uid_of(options)?;
     let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
     found.with_context(|| format!("there is no user {}", options.user))
 }
@@ -127,13 +127,13 @@ fn hand_over(folder: &Path, user: &User) -> io::Result<()> {
 }
 
 /// Runs this program once more, as the keeper.
-fn start_keeper(named: Option<&Path>) -> anyhow::Result<Guard> {
+fn start_keeper(named: Option<&Path>, processes: bool) -> anyhow::Result<Guard> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(path) = named {
         command.args([OsString::from("--config"), path.into()]);
     }
     // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
-    command.arg("keeper").arg0("tunnelwarden-keeper").process_group(0);
+    command.arg("keeper").args(processes.then_some("--processes")).arg0("tunnelwarden-keeper").process_group(0);
     let (keeper, notices, protection) = Keeper::start(command).context("the firewall cannot be enforced")?;
     Ok(Guard { keeper: Arc::new(keeper), notices, protection, scout: None, obstacles: Vec::new() })
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Case, Gateway, Others, Step, note::Note};
 use crate::{
-    audit::{Attempt, Decision, Evidence, Likeness, Way},
+    audit::{Attempt, Decision, Evidence, Likeness, Process, Transport, Way},
     cache::{self, KeyRef},
     policy::{self, Action, Reason, RuleId},
     upstream::Failure,
@@ -151,6 +151,17 @@ impl Gateway {
 
 impl Case<'_> {
     /// What is recorded of it now, but for action and response code.
+    /// The process that asks, where that is one of this machine's and the firewall's keeper finds it.
+    fn process(&self) -> Option<Process> {
+        let Case { asker, in_force, .. } = self;
+        let protocol = match asker.transport {
+            Transport::Udp => libc::IPPROTO_UDP,
+            Transport::Tcp | Transport::Tls | Transport::Https => libc::IPPROTO_TCP,
+        };
+        let leases = in_force.leases.as_ref().filter(|_| asker.via.is_none())?;
+        leases.process_of(u8::try_from(protocol).ok()?, asker.client, None).map(Process::from)
+    }
+
     pub(super) fn attempt(&self, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Attempt {
         let Case { question, asker, group, in_force, .. } = self;
         Attempt {
@@ -166,7 +177,7 @@ impl Case<'_> {
             qtype: Some(question.qtype),
             qclass: Some(question.qclass),
             destination: None,
-            process: None,
+            process: self.process(),
             rule: Arc::clone(&in_force.policy.rule(rule).label),
             evidence,
             action: None,

@@ -21,6 +21,8 @@ use crate::sys::seqpacket::Channel;
 
 /// An answer waits no longer for its lease.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Somebody waits for a refusal; that it names the process is worth no more.
+const SHORT_PATIENCE: Duration = Duration::from_millis(10);
 /// A ruleset with long lists takes its time.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -199,7 +201,7 @@ impl Keeper {
     /// # Errors
     /// When the keeper does not say.
     pub fn process(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> Result<Option<Process>, KeeperError> {
-        match self.ask(&Request::Process { protocol, local, remote }, PATIENCE)? {
+        match self.ask(&Request::Process { protocol, local, remote }, SHORT_PATIENCE)? {
             Reply::Process(process) => Ok(process),
             Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
             Reply::Done(_) | Reply::Counts(_) => Err(KeeperError::Gone),

@@ -59,6 +59,7 @@ in_both_modes! {
     fn the_forwarder_has_no_right_to_the_firewall();
     fn a_foreign_firewall_in_the_way_is_told_with_the_line_that_opens_it();
     fn without_a_foreign_firewall_nothing_is_told();
+    fn the_record_names_the_process_that_tried();
 }
 
 #[test]

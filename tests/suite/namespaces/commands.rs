@@ -2,7 +2,7 @@
 
 use std::{fs, process::Output};
 
-use super::guarded::{Guarded, Mode, Rules};
+use super::guarded::{Guarded, Mode, Rules, forwarder as user};
 use crate::support::{
     bed::{Family, Host, Outcome},
     daemon::wait_for,
@@ -72,7 +72,8 @@ pub fn the_forwarder_has_no_right_to_the_firewall(mode: Mode) {
         assert_eq!(rights(keeper, kind) & !NET_ADMIN, 0, "{kind} of the keeper");
     }
     assert_eq!(rights(keeper, "CapEff:"), NET_ADMIN);
-    assert_eq!(field(forwarder, "Uid:"), "65534\t65534\t65534\t65534");
+    let (_, uid) = user();
+    assert_eq!(field(forwarder, "Uid:"), [uid; 4].map(|uid| uid.to_string()).join("\t"));
     assert_eq!(field(forwarder, "Groups:"), "");
     assert_eq!([field(forwarder, "NoNewPrivs:"), field(keeper, "NoNewPrivs:")], ["1", "1"]);
 }
@@ -115,4 +116,27 @@ pub fn without_a_foreign_firewall_nothing_is_told(mode: Mode) {
         });
     }
     assert!(!guarded.daemon.log().contains("WARN"), "{}", guarded.daemon.log());
+}
+
+/// On a host: who tried is known by its user, and with the right to look also by its program.
+pub fn the_record_names_the_process_that_tried(mode: Mode) {
+    if mode == Mode::Gateway {
+        return;
+    }
+    for (processes, exe) in [(false, None), (true, Some("dig"))] {
+        let firewall = format!("processes = {processes}\n");
+        let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
+        let server = format!("@{}", Host::PublicResolver.address(Family::V4));
+        guarded.job().run(&["dig", "+tries=1", &server, "connect.ngrok-agent.com"], "");
+        guarded.job().inside(|prober| prober.tls(Host::Foreign.at(Family::V4, 443), None));
+        for way in ["dns", "tls-gate"] {
+            let attempt =
+                wait_for("the attempt", || guarded.daemon.attempts().into_iter().find(|attempt| attempt["way"] == way));
+            assert_eq!(attempt["process"]["uid"], crate::support::bed::JOB, "{way}: {attempt}");
+            if way == "dns" {
+                let name = attempt["process"]["exe"].as_str().and_then(|path| path.rsplit('/').next());
+                assert_eq!(name, exe, "{attempt}");
+            }
+        }
+    }
 }

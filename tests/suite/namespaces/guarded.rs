@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::ways::{OWN, WAYS, Way};
 use crate::support::{
-    bed::{Bed, Family, Host, Outcome, Vantage},
+    bed::{Bed, Family, Host, Outcome, Vantage, several_users},
     daemon::{Daemon, command, wait_for},
 };
 
@@ -27,8 +27,10 @@ impl Mode {
     pub const BOTH: [Self; 2] = [Self::Host, Self::Gateway];
 }
 
-/// The forwarder's user; every Debian has it.
-const FORWARDER: (&str, u32) = ("nobody", 65_534);
+/// The forwarder's user; every Debian has it. Where there is one user only, it is root.
+pub fn forwarder() -> (&'static str, u32) {
+    if several_users() { ("nobody", 65_534) } else { ("root", 0) }
+}
 
 /// What is configured beside the ordinary.
 #[derive(Default)]
@@ -43,7 +45,7 @@ pub struct Rules {
 
 impl Rules {
     pub fn configuration(&self, mode: Mode) -> String {
-        let (user, upstream) = (FORWARDER.0, Host::Upstream.address(Family::V4));
+        let (user, upstream) = (forwarder().0, Host::Upstream.address(Family::V4));
         let (firewall, dns) = match mode {
             Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
             Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
@@ -85,7 +87,8 @@ impl Guarded {
         // The forwarder is root no more when it comes there.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&state).unwrap();
-        chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
+        let (_, uid) = forwarder();
+        chown(&state, Some(uid), Some(uid)).unwrap();
         prepare(&bed, folder.path());
         let serve = command(folder.path(), &["serve"]);
         let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
