@@ -89,10 +89,11 @@ fn read_section(table: &mut Table<'_>) -> Section {
     set(&mut options.on_stop, table.take("on-stop", |value| value.keyword(&ON_STOP)));
     section.nat64 = table.list("nat64", read_prefix).unwrap_or_default();
     section.remember = table.take("remember", |value| value.duration(REMEMBER));
-    // Nothing that is empty says anything.
-    let Options { strict, lan, exempt, fixed, ntp, processes, .. } = &section.options;
-    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes];
-    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes"];
+    // What is empty, or as it would be anyway, says nothing.
+    let Options { strict, lan, exempt, fixed, ntp, processes, user, .. } = &section.options;
+    let is_default = *user == Options::default().user;
+    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes, is_default];
+    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes", "user"];
     section.given.retain(|(key, _)| !keys.iter().zip(silent).any(|(known, silent)| known == key && silent));
     if let Some(Located { value, place }) = mode {
         section.options.mode = value;
