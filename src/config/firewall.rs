@@ -8,6 +8,7 @@ use super::set;
 use crate::{
     document::{Fault, Table, Value, quoted},
     firewall::{Mode, OnStop, Options},
+    gateway::ClientScope,
     policy::{WELL_KNOWN_NAT64, plan::Organization},
     problem::{Located, Place, Problem, Problems},
     upstream::{self, Server},
@@ -103,6 +104,16 @@ fn read_section(table: &mut Table<'_>) -> Section {
 }
 
 impl Section {
+    /// What a host's programs ask comes from the host's own addresses when it was turned to us.
+    pub(super) fn fit_clients(&self, clients: &[ClientScope], problems: &mut Problems) {
+        let Some(place) = self.mode.as_ref().filter(|_| self.options.mode == Mode::Host) else { return };
+        let is_named = |scope: &ClientScope| matches!(scope, ClientScope::OnLink | ClientScope::Network(_));
+        if !clients.iter().any(is_named) {
+            let warning = "[limits] clients lets nobody of this machine's own public addresses ask";
+            problems.push(Problem::warning(place, warning).hint("add \"on-link\" to [limits] clients"));
+        }
+    }
+
     /// The options whole, and what contradicts them.
     pub(super) fn complete(
         self,
