@@ -78,7 +78,7 @@ impl Filled<'_> {
             Set::dynamic(named(sets::PORT), port, sets::MAX_INGRESS),
         ];
         if self.options.mode == Mode::Gateway {
-            sets.push(Set::noted(named(sets::PASSED), lease, sets::MAX_INGRESS, sets::PASSED_FOR));
+            sets.push(Set::noted(named(sets::PASSED), lease, sets::MAX_PASSED, sets::PASSED_FOR));
         }
         sets
     }

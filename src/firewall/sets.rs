@@ -44,11 +44,15 @@ pub const STATIC: [&str; 2] = ["static_v4", "static_v6"];
 /// `[firewall] ntp`.
 pub const NTP: [&str; 2] = ["ntp_v4", "ntp_v6"];
 
-/// Most elements of [`INGRESS`], of [`PORT`] and of [`PASSED`].
+/// Most elements of [`INGRESS`] and of [`PORT`].
 pub const MAX_INGRESS: u32 = 65_536;
 
 /// Most elements of [`LEASE`].
 pub const MAX_LEASES: u32 = 262_144;
+
+/// Most elements of [`PASSED`]. Whoever forges senders fills it with some 4,000 packets a second, as they would fill
+/// a conntrack of the usual size; then nobody new comes to the gate.
+pub const MAX_PASSED: u32 = 262_144;
 
 /// How long [`PASSED`] knows a pair. Then other people's rules are asked again, at the price of a second.
 pub const PASSED_FOR: &str = "1m";
