@@ -1,7 +1,7 @@
 //! Every way round a name server, tried in networks of our own: first that each is open where nothing closes it, without
 //! which a refusal would prove nothing; then, in [`enforcement`], what the daemon makes of it.
 
-#[allow(dead_code, reason = "not every promise is kept yet: what is, is listed below")]
+mod commands;
 mod enforcement;
 #[allow(dead_code, reason = "as long as not every scenario is listed")]
 mod guarded;
@@ -57,6 +57,16 @@ in_both_modes! {
     fn another_tables_drop_rule_still_holds();
     fn another_tables_rule_holds_for_its_client_and_for_no_other();
     fn another_tables_rewriting_leads_nobody_round_the_gate();
+}
+
+in_both_modes! {
+    commands:
+    fn the_firewalls_commands_go_through_the_daemon();
+    fn the_daemon_takes_over_what_was_applied_before();
+    fn the_forwarder_has_no_right_to_the_firewall();
+    fn a_foreign_firewall_in_the_way_is_told_with_the_line_that_opens_it();
+    fn without_a_foreign_firewall_nothing_is_told();
+    fn the_record_names_the_process_that_tried();
 }
 
 #[test]
