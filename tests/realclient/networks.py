@@ -100,8 +100,8 @@ class Networks:
             ours.write_text("hosts: files dns\n" if name == "nsswitch.conf" else "")
             if theirs.exists():
                 subprocess.run(["mount", "--bind", ours, theirs], check=True)
-            elif name == "resolv.conf":
-                raise FileNotFoundError("/etc/resolv.conf is missing here, so no client can be pointed at a resolver")
+            elif name != "nsswitch.conf":
+                raise FileNotFoundError(f"{theirs} is missing here, and where there is none ours cannot lie over it")
         # A name service cache outside would answer through its socket, past the networks.
         if Path("/run/nscd").is_dir():
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/nscd"], check=True)
