@@ -101,6 +101,7 @@ impl Service {
             self.counts.hurried += 1;
             return (Reply::Refused(Refusal::Rate), None);
         }
+        let evicted = self.counts.evicted;
         let outcome = match request {
             Request::Permit { client, addresses, lifetime } => self.permit(client, &addresses, 0, lifetime, now),
             Request::PermitPort { client, addresses, port, lifetime } if self.ground.may_open(port) => {
@@ -123,7 +124,8 @@ impl Service {
         match outcome {
             Ok(skipped) => {
                 self.counts.skipped += u64::from(skipped);
-                (Reply::Done(Done { skipped, epoch: self.epoch }), None)
+                let evicted = self.counts.evicted != evicted;
+                (Reply::Done(Done { skipped, evicted, epoch: self.epoch }), None)
             }
             Err((refusal, trouble)) => {
                 self.counts.failed += u64::from(matches!(refusal, Refusal::Kernel | Refusal::Full));
@@ -147,17 +149,20 @@ impl Service {
         }
         let targets = self.admissible(client, addresses, port, now);
         let book = if port == 0 { &mut self.leases } else { &mut self.ports };
+        let new: Vec<_> = targets.iter().filter(|target| !book.holds(client, **target, now)).copied().collect();
+        let relieved = book.relieve(new.len(), now);
         let admitted = match book.admit(client, &targets, bounded(lifetime, LONGEST), now) {
             Ok(admitted) => admitted,
             Err(Full) => {
-                book.release_all(client, &targets);
+                book.release_all(client, &new);
                 return Err((Refusal::Full, None));
             }
         };
-        self.counts.evicted += as_count(admitted.evicted.len());
-        self.epoch = self.epoch.wrapping_add(u32::from(!admitted.evicted.is_empty()));
+        self.counts.evicted += as_count(relieved.len() + admitted.evicted.len());
+        self.epoch = self.epoch.wrapping_add(u32::from(!relieved.is_empty()));
         let (mut going, mut coming) = (Elements::default(), Elements::default());
-        for target in admitted.evicted {
+        let evicted = admitted.evicted.into_iter().map(|target| (client, target));
+        for (client, target) in relieved.into_iter().chain(evicted) {
             going.add_lease(client, target, LONGEST);
         }
         for (target, lifetime) in admitted.open {
@@ -166,7 +171,7 @@ impl Service {
         let outcome = self.change(&going, &coming, now);
         if outcome.is_err() {
             let book = if port == 0 { &mut self.leases } else { &mut self.ports };
-            book.release_all(client, &targets);
+            book.release_all(client, &new);
         }
         outcome.map(|()| skipped(addresses.len(), targets.len()))
     }
