@@ -3,10 +3,12 @@
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::{Common, Exit, load, print_json};
+use super::{Common, Exit, control_socket, load, print_json};
 use crate::{
     config::Config,
-    firewall::{self, Difference, Ruleset},
+    control::{self, Change, ClientError, Reply, Request},
+    firewall::{self, Difference, Failure, Ruleset},
+    keeper,
 };
 
 /// What `firewall` takes.
@@ -51,9 +53,9 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
             anstream::print!("{}", ruleset(&load(common)?, *uid)?);
             Ok(Exit::Done)
         }
-        Action::Apply => apply(&ruleset(&load(common)?, None)?),
+        Action::Apply => apply(&ruleset(&load(common)?, None)?, common),
         Action::Status => status(&load(common)?, common.json),
-        Action::Remove => remove(),
+        Action::Remove => remove(common),
     }
 }
 
@@ -77,9 +79,11 @@ fn asked_for(config: &Config, uid: Option<u32>) -> anyhow::Result<Option<Ruleset
     Ok(Ruleset::new(options, &config.policy, uid))
 }
 
-/// Changes the kernel itself.
-fn apply(ruleset: &Ruleset) -> anyhow::Result<Exit> {
-    firewall::apply(ruleset)?;
+fn apply(ruleset: &Ruleset, common: &Common) -> anyhow::Result<Exit> {
+    let asked = ask_keeper(Change::Apply, common)?;
+    if asked != Asked::Done {
+        asked.or_directly(firewall::apply(ruleset))?;
+    }
     let differences = firewall::compare(ruleset)?;
     if !differences.is_empty() {
         return Err(firewall::Failure::NotTaken(differences).into());
@@ -105,11 +109,47 @@ fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// Needs no configuration: broken files must not keep anybody from opening the network again.
-fn remove() -> anyhow::Result<Exit> {
-    if firewall::remove()? {
+fn remove(common: &Common) -> anyhow::Result<Exit> {
+    // Where it cannot be given, the keeper says that it was not.
+    let word = keeper::Word::give(keeper::REMOVAL.as_ref());
+    let asked = ask_keeper(Change::Remove, common)?;
+    drop(word);
+    if asked == Asked::Done || asked.or_directly(firewall::remove())? {
         anstream::println!("removed: table inet {}", firewall::TABLE);
     } else {
         anstream::println!("there was no table inet {}", firewall::TABLE);
     }
     Ok(Exit::Done)
+}
+
+/// What came of asking the daemon, whose keeper owns the table while it runs.
+#[derive(Eq, PartialEq)]
+enum Asked {
+    Done,
+    Refused(String),
+    /// There is no daemon, or none that we may ask.
+    Nobody,
+}
+
+fn ask_keeper(change: Change, common: &Common) -> anyhow::Result<Asked> {
+    let Ok(socket) = control_socket(common) else { return Ok(Asked::Nobody) };
+    match control::send(&socket, &Request::Firewall { change }) {
+        Ok(Reply::Firewall { refused: None }) => Ok(Asked::Done),
+        Ok(Reply::Firewall { refused: Some(why) }) => Ok(Asked::Refused(why)),
+        Ok(Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Following | Reply::Refused { .. }) => {
+            bail!("the daemon answered something else")
+        }
+        Err(ClientError::Absent { .. } | ClientError::NotPermitted { .. }) => Ok(Asked::Nobody),
+        Err(error @ ClientError::Broken { .. }) => Err(error.into()),
+    }
+}
+
+impl Asked {
+    /// What came of doing it ourselves. Where the table is the daemon's, what that said is the reason.
+    fn or_directly<T>(self, done: Result<T, Failure>) -> anyhow::Result<T> {
+        match (self, done) {
+            (Self::Refused(why), Err(Failure::NotPermitted(_))) => bail!("the running daemon says: {why}"),
+            (Self::Done | Self::Refused(_) | Self::Nobody, done) => Ok(done?),
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub use self::{
     kernel::{Failure, apply, compare, compare_with_none, load, remove},
     listing::Difference,
     options::{Mode, OnStop, Options},
-    ruleset::Ruleset,
+    ruleset::{Ruleset, free_clients},
     translation::translated,
     user::{NoUser, uid_of},
 };

@@ -132,6 +132,9 @@ pub enum Refusal {
     /// The address may not be touched.
     #[error("the address may not be touched")]
     Address = 7,
+    /// Root has not said so.
+    #[error("root has not asked for it")]
+    Unasked = 8,
 }
 
 /// How much there is of everything.
@@ -271,8 +274,8 @@ impl Reply {
 }
 
 impl Refusal {
-    const ALL: [Self; 7] =
-        [Self::Rate, Self::Full, Self::Kernel, Self::Port, Self::Client, Self::Ruleset, Self::Address];
+    const ALL: [Self; 8] =
+        [Self::Rate, Self::Full, Self::Kernel, Self::Port, Self::Client, Self::Ruleset, Self::Address, Self::Unasked];
 
     fn numbered(number: u8) -> Result<Self, Malformed> {
         Self::ALL.into_iter().find(|refusal| *refusal as u8 == number).ok_or(Malformed)

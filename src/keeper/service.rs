@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     notice::{Protection, Trouble},
     owner::Owners,
     rate::Bucket,
+    removal::is_given,
     sets::{Elements, read_leases},
     tally::{Kind, sums},
 };
@@ -265,8 +266,11 @@ impl Service {
         if uncut.is_empty() {
             return None;
         }
-        let translators = &self.ground.translators;
-        let ended = end_connections(|_, destination| uncut.contains(&translators.read(destination.ip())));
+        let (translators, free) = (&self.ground.translators, &self.terms.free);
+        let ended = end_connections(|source, destination| {
+            let client = source.ip().to_canonical();
+            uncut.contains(&translators.read(destination.ip())) && !free.iter().any(|free| free.contains(&client))
+        });
         ended.err().map(|error| (Trouble::Kernel, format!("connections to ingresses were not ended: {error}")))
     }
 
@@ -285,7 +289,8 @@ impl Service {
     /// Changes the kernel's sets. Where others took the table away meanwhile, it is restored, with all of this.
     fn change(&mut self, going: &Elements, coming: &Elements, now: Instant) -> Result<(), Refused> {
         if self.is_removed {
-            return Err((Refusal::Kernel, Some((Trouble::Kernel, "the table was removed on request".to_owned()))));
+            // It is written down, and in the table again when that is.
+            return Ok(());
         }
         let netfilter = self.kernel.netfilter();
         let done = netfilter.take_out(TABLE, &going.lists()).and_then(|()| netfilter.put(TABLE, &coming.lists()));
@@ -388,6 +393,9 @@ impl Service {
     }
 
     fn remove(&mut self) -> Skipped {
+        if !is_given(&self.terms.removal, SystemTime::now()) {
+            return Err((Refusal::Unasked, None));
+        }
         self.epoch = self.epoch.wrapping_add(1);
         self.kernel.remove().map_err(|failed| (Refusal::Kernel, Some(failed)))?;
         self.is_removed = true;

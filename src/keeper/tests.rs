@@ -407,13 +407,52 @@ fn the_table_goes_when_the_forwarder_says_so_and_not_when_it_dies() {
             bed.thread.join().unwrap().unwrap();
             assert_eq!(there(), stays);
         }
-        let bed = Bed::ready(terms()).0;
+    });
+}
+
+#[test]
+fn the_table_goes_on_roots_word_and_comes_back_with_what_it_had() {
+    within_namespace(|| {
+        let there = || Netfilter::open().unwrap().table(TABLE).unwrap().is_some();
+        let folder = tempfile::tempdir().unwrap();
+        let removal = folder.path().join("word");
+        let bed = Bed::ready(Terms { removal: removal.clone(), ..terms() }).0;
         bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        let refused = bed.keeper.remove();
+        assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Unasked))) && there(), "{refused:?}");
+        let word = Word::give(&removal).unwrap();
         bed.keeper.remove().unwrap();
+        drop(word);
         assert!(!there());
-        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap_err();
+        // Who asks for names is answered meanwhile.
+        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap();
         bed.keeper.reload().unwrap();
-        assert!(lists("lease_v4", "93.184.216.34"));
+        assert!(lists("lease_v4", "93.184.216.34") && lists("lease_v4", "93.184.216.35"));
+        bed.kill();
+    });
+}
+
+#[test]
+fn connections_of_who_may_have_them_stay() {
+    within_namespace(|| {
+        for address in ["3.124.1.2/32", "10.0.0.5/32"] {
+            add_address(address);
+        }
+        let listener = TcpListener::bind("3.124.1.2:0").unwrap();
+        let connect = |from: &str| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&std::net::SocketAddr::new(ip(from), 0).into()).unwrap();
+            socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+            TcpStream::from(socket)
+        };
+        let free = vec![ip("10.0.0.0")..=ip("10.0.0.255")];
+        let (bed, _) = Bed::ready(Terms { free, ..terms() });
+        let (mut held, watched) = (connect("3.124.1.2"), connect("10.0.0.5"));
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        let ended = std::io::Read::read(&mut held, &mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted);
+        bed.keeper.counts().unwrap();
+        assert_eq!(socket2::SockRef::from(&watched).take_error().unwrap().map(|error| error.kind()), None);
         bed.kill();
     });
 }
