@@ -121,25 +121,26 @@ async fn deny_learned(keeper: Arc<Keeper>, ingress: Arc<Ingress>, stop: Cancella
     let mut renew = interval(RENEW);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut denied = HashSet::new();
-    let mut failed = false;
+    let (mut failed, mut all) = (false, false);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = renew.tick() => denied.clear(),
+            _ = renew.tick() => all = true,
             Ok(()) = progress.changed() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         let learned = ingress.published().load_full();
         let (keeper, before) = (Arc::clone(&keeper), std::mem::take(&mut denied));
-        let told = spawn_blocking(move || tell(&keeper, &learned, before)).await;
+        let told = spawn_blocking(move || tell(&keeper, &learned, before, all)).await;
         (denied, failed) = told.unwrap_or_default();
+        all &= failed;
     }
 }
 
-/// Tells what came and what went. What is denied then, and whether the keeper would not have some of it.
-fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet<IpAddr>, bool) {
+/// Tells what came, or all of it, and what went. What is denied then, and whether the keeper would not have some of it.
+fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>, all: bool) -> (HashSet<IpAddr>, bool) {
     let now: HashSet<IpAddr> = learned.iter().map(|(address, _)| address).collect();
-    let new: Vec<_> = now.difference(&before).copied().collect();
+    let new: Vec<_> = now.iter().filter(|address| all || !before.contains(address)).copied().collect();
     let gone: Vec<_> = before.difference(&now).copied().collect();
     match keeper.deny(&new, DENIED_FOR).and_then(|_| keeper.forget(&gone)) {
         Ok(_) => (now, false),
