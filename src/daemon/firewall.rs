@@ -1,6 +1,12 @@
 //! What the daemon does for its firewall while it runs: the keeper hears what was learned, the record what was refused.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -18,7 +24,7 @@ use crate::{
     gate::{self, Gate, Witness},
     gateway::Gateway,
     ingress::Ingress,
-    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Way as Tried},
+    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Trouble, Way as Tried},
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -31,6 +37,9 @@ const RENEW: Duration = Duration::from_hours(1);
 
 /// How soon what the kernel did not take is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the same trouble is not said again.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// How often what an exception opened is looked through.
 const LOOK: Duration = Duration::from_secs(1);
@@ -153,6 +162,7 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>, all: bool) 
 
 /// Puts on record what the kernel refused, until the keeper is gone.
 fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+    let mut said: Option<(Trouble, Instant)> = None;
     // An error is an end too: the keeper that says what is no notice is none.
     while let Ok(Some(notice)) = notices.next(None) {
         match notice {
@@ -165,7 +175,13 @@ fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metr
                 metrics.firewall_restored.increment();
                 tracing::warn!("somebody else changed table inet tunnelwarden; it is as it was");
             }
-            Notice::Trouble { trouble, words } => tracing::error!("firewall: {trouble}: {words}"),
+            // Every question may meet the same one.
+            Notice::Trouble { trouble, .. }
+                if said.is_some_and(|(last, at)| last == trouble && at.elapsed() < QUIET) => {}
+            Notice::Trouble { trouble, words } => {
+                said = Some((trouble, Instant::now()));
+                tracing::error!("firewall: {trouble}: {words}");
+            }
         }
     }
 }
