@@ -52,6 +52,8 @@ pub(super) struct Service {
     ports: Book,
     denied: Book,
     bucket: Bucket,
+    /// Of what is costly: one client's refusals, each with a look for its process, take nothing from other's answers.
+    costly: Bucket,
     counts: Counts,
     /// Denied since connections were looked through last.
     uncut: HashSet<IpAddr>,
@@ -79,6 +81,7 @@ impl Service {
             ports: Book::new(Bounds { client: PORTS_OF_CLIENT, all: PORTS }),
             denied: Book::new(Bounds { client: usize::MAX, all: denied }),
             bucket: Bucket::new(now),
+            costly: Bucket::new(now),
             counts: Counts::default(),
             uncut: HashSet::new(),
             owners: Owners::open().ok(),
@@ -97,8 +100,8 @@ impl Service {
         let now = Instant::now();
         let is_costly =
             matches!(request, Request::Cut { .. } | Request::Process { .. } | Request::Reload | Request::Remove);
-        let cost = if is_costly { COSTLY } else { 1 };
-        if !self.bucket.take(cost, now) {
+        let (bucket, cost) = if is_costly { (&mut self.costly, COSTLY) } else { (&mut self.bucket, 1) };
+        if !bucket.take(cost, now) {
             self.counts.hurried += 1;
             return (Reply::Refused(Refusal::Rate), None);
         }
