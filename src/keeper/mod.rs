@@ -67,7 +67,8 @@ pub struct Terms {
     pub free: Vec<RangeInclusive<IpAddr>>,
     /// Is the table taken away when the forwarder stops on purpose?
     pub on_stop_remove: bool,
-    /// Where root leaves word that the table is to be taken away, which the forwarder's asking does not prove.
+    /// Where root leaves word that the table is to be taken away, which the forwarder's asking does not prove: how the
+    /// file's path begins.
     pub removal: PathBuf,
 }
 

@@ -20,15 +20,17 @@ const WRITABLE: u32 = 0o022;
 pub struct Word(PathBuf);
 
 impl Word {
-    /// Gives it.
+    /// Gives it, in a file of this process's own whose name begins with this path.
     ///
     /// # Errors
     /// When this is not root, or the folder is not to be written to.
     pub fn give(path: &Path) -> io::Result<Self> {
-        // One that was left behind would not be fresh.
-        let _ = fs::remove_file(path);
-        File::options().write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Self(path.to_owned()))
+        let mut own = path.as_os_str().to_owned();
+        own.push(format!(".{}", std::process::id()));
+        // One that a process of this number left behind would not be fresh.
+        let _ = fs::remove_file(&own);
+        File::options().write(true).create_new(true).mode(0o600).open(&own)?;
+        Ok(Self(own.into()))
     }
 }
 
@@ -41,7 +43,13 @@ impl Drop for Word {
 
 /// Has root given it?
 pub(super) fn is_given(path: &Path, now: SystemTime) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| is_roots(&found) && is_fresh(&found, now))
+    let (Some(folder), Some(beginning)) = (path.parent(), path.file_name()) else { return false };
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| {
+        let is_word = entry.file_name().as_encoded_bytes().starts_with(beginning.as_encoded_bytes());
+        // Of a link, the link itself.
+        is_word && entry.metadata().is_ok_and(|found| is_roots(&found) && is_fresh(&found, now))
+    })
 }
 
 fn is_roots(found: &Metadata) -> bool {
@@ -62,24 +70,24 @@ mod tests {
     #[test]
     fn roots_word_counts_while_it_is_fresh_and_nobody_elses_does() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("word");
+        let beginning = folder.path().join("word");
         let now = SystemTime::now();
-        assert!(!is_given(&path, now));
-        let word = Word::give(&path).unwrap();
+        assert!(!is_given(&beginning, now));
+        let word = Word::give(&beginning).unwrap();
         if !nix::unistd::geteuid().is_root() {
-            return assert!(!is_given(&path, now));
+            return assert!(!is_given(&beginning, now));
         }
-        assert!(is_given(&path, now) && !is_given(&path, now + FRESH + Duration::from_secs(5)));
-        symlink(&path, folder.path().join("link")).unwrap();
+        assert!(is_given(&beginning, now) && !is_given(&beginning, now + FRESH + Duration::from_secs(5)));
+        symlink(&word.0, folder.path().join("link")).unwrap();
         assert!(!is_given(&folder.path().join("link"), now));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
-        assert!(!is_given(&path, now));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(&word.0, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(!is_given(&beginning, now));
+        fs::set_permissions(&word.0, fs::Permissions::from_mode(0o600)).unwrap();
         // In a user namespace there may be no other user.
-        if chown(&path, Some(65_534), None).is_ok() {
-            assert!(!is_given(&path, now));
+        if chown(&word.0, Some(65_534), None).is_ok() {
+            assert!(!is_given(&beginning, now));
         }
         drop(word);
-        assert!(!path.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
