@@ -11,7 +11,7 @@ use crate::{
     control::{self, Change, ClientError, Firewall, Reply, Request},
     firewall::{self, Difference, Mode, Ruleset},
     ingress::Report,
-    keeper::Counts,
+    keeper::{self, Counts},
 };
 
 /// What `firewall` takes.
@@ -161,7 +161,11 @@ fn print(differences: &[Difference], held: Option<Firewall>, mode: Mode) {
 
 /// Needs no configuration: broken files must not keep anybody from opening the network again.
 fn remove(common: &Common) -> anyhow::Result<Exit> {
-    if change(&control_socket(common)?, Change::Remove)? {
+    // Where it cannot be given, the keeper says that it was not.
+    let word = keeper::Word::give(keeper::REMOVAL.as_ref());
+    let changed = change(&control_socket(common)?, Change::Remove);
+    drop(word);
+    if changed? {
         anstream::println!("removed: table inet {}, by the running daemon", firewall::TABLE);
     } else if firewall::remove()? {
         anstream::println!("removed: table inet {}", firewall::TABLE);

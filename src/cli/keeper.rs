@@ -1,8 +1,18 @@
 //! The keeper of the firewall: `serve` starts it, and nobody else has a use for it. It alone may change the packet filter.
 
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use nix::{
+    sys::statvfs::{FsFlags, statvfs},
+    unistd::User,
+};
 
 use super::{Common, Exit};
 use crate::{
@@ -46,6 +56,9 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
     };
     let options = &config.firewall;
     let uid = firewall::uid_of(options)?;
+    if let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid)) {
+        bail!("user {} could change {}: it says what is refused to this very user", options.user, path.display());
+    }
     let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
     let interfaces = Interfaces::read().context("cannot read the interfaces")?;
     Ok(Terms {
@@ -55,9 +68,34 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         never: untouched(&config, &interfaces),
         spared: interfaces.networks.iter().chain(&config.ingress.shared).copied().collect(),
         allowed_ports: config.policy.allowed_ports(),
+        free: firewall::free_clients(options, &config.policy),
         on_stop_remove: options.on_stop == OnStop::Remove,
+        removal: keeper::REMOVAL.into(),
     })
 }
+
+/// A file or folder on the way to this one that a user, or anybody, may write to: what he could have us read is his. Only
+/// his main group counts, since he has no other where we begin as root.
+fn writable_on_the_way(path: &Path, uid: u32) -> Option<PathBuf> {
+    let group = User::from_uid(uid.into()).ok().flatten().map(|user| user.gid.as_raw());
+    let is_writable = |path: &Path| {
+        let Ok(found) = fs::metadata(path) else { return false };
+        if statvfs(path).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY)) {
+            return false;
+        }
+        // In such a folder nobody replaces what is another's.
+        let by_others = !(found.is_dir() && found.mode() & STICKY != 0);
+        let by_group = found.mode() & 0o020 != 0 && Some(found.gid()) == group;
+        found.uid() == uid || by_others && (found.mode() & 0o002 != 0 || by_group)
+    };
+    // Links and where they lead.
+    let paths = [std::path::absolute(path), fs::canonicalize(path)];
+    let mut places = paths.iter().flatten().flat_map(|path| path.ancestors());
+    places.find(|place| is_writable(place)).map(Path::to_owned)
+}
+
+/// The bit of a folder like `/tmp`.
+const STICKY: u32 = 0o1000;
 
 /// What no request opens or closes: our own addresses, those of whom we ask, and what the configuration settles.
 fn untouched(config: &Config, interfaces: &Interfaces) -> Vec<IpNet> {
@@ -67,4 +105,35 @@ fn untouched(config: &Config, interfaces: &Interfaces) -> Vec<IpNet> {
     let hosts = interfaces.addresses.iter().copied().chain(servers).map(IpNet::from);
     let settled = [&options.own, &options.fixed, &options.exempt];
     hosts.chain(settled.into_iter().flatten().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn what_the_forwarder_could_have_written_is_found() {
+        const NOBODY: u32 = 65_534;
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("SKIPPED: not root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, file) = (folder.path().join("conf"), folder.path().join("conf/x.toml"));
+        fs::create_dir(&inner).unwrap();
+        fs::write(&file, "").unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(&file, 0o644);
+        assert_eq!(writable_on_the_way(&file, NOBODY), None);
+        set(&file, 0o646);
+        assert_eq!(writable_on_the_way(&file, NOBODY), Some(file.clone()));
+        set(&file, 0o644);
+        set(&inner, 0o777);
+        // Nobody has looked for it in vain for nothing.
+        assert_eq!(writable_on_the_way(&inner.join("missing"), NOBODY), Some(inner.clone()));
+        set(&inner, 0o755);
+        chown(&inner, Some(NOBODY), None).unwrap();
+        assert_eq!(writable_on_the_way(&file, NOBODY), Some(inner));
+    }
 }

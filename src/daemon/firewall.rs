@@ -1,6 +1,12 @@
 //! What the daemon does for its firewall while it runs: the keeper hears what was learned, the record what was refused.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -18,7 +24,7 @@ use crate::{
     gate::{self, Gate, Witness},
     gateway::Gateway,
     ingress::Ingress,
-    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Standing, Way as Tried},
+    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Standing, Trouble, Way as Tried},
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -31,6 +37,9 @@ const RENEW: Duration = Duration::from_hours(1);
 
 /// How soon what the kernel did not take is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the same trouble is not said again.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// How often what an exception opened is looked through.
 const LOOK: Duration = Duration::from_secs(1);
@@ -150,25 +159,26 @@ async fn deny_learned(keeper: Arc<Keeper>, ingress: Arc<Ingress>, stop: Cancella
     let mut renew = interval(RENEW);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut denied = HashSet::new();
-    let mut failed = false;
+    let (mut failed, mut all) = (false, false);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = renew.tick() => denied.clear(),
+            _ = renew.tick() => all = true,
             Ok(()) = progress.changed() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         let learned = ingress.published().load_full();
         let (keeper, before) = (Arc::clone(&keeper), std::mem::take(&mut denied));
-        let told = spawn_blocking(move || tell(&keeper, &learned, before)).await;
+        let told = spawn_blocking(move || tell(&keeper, &learned, before, all)).await;
         (denied, failed) = told.unwrap_or_default();
+        all &= failed;
     }
 }
 
-/// Tells what came and what went. What is denied then, and whether the keeper would not have some of it.
-fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet<IpAddr>, bool) {
+/// Tells what came, or all of it, and what went. What is denied then, and whether the keeper would not have some of it.
+fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>, all: bool) -> (HashSet<IpAddr>, bool) {
     let now: HashSet<IpAddr> = learned.iter().map(|(address, _)| address).collect();
-    let new: Vec<_> = now.difference(&before).copied().collect();
+    let new: Vec<_> = now.iter().filter(|address| all || !before.contains(address)).copied().collect();
     let gone: Vec<_> = before.difference(&now).copied().collect();
     match keeper.deny(&new, DENIED_FOR).and_then(|_| keeper.forget(&gone)) {
         Ok(_) => (now, false),
@@ -181,6 +191,7 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet
 
 /// Puts on record what the kernel refused, and keeps how the table stands, until the keeper is gone.
 fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+    let mut said: Option<(Trouble, Instant)> = None;
     // An error is an end too: the keeper that says what is no notice is none.
     while let Ok(Some(notice)) = notices.next(None) {
         match notice {
@@ -193,7 +204,13 @@ fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Record
                 metrics.firewall_restored.increment();
                 tracing::warn!("somebody else changed table inet tunnelwarden; it is as it was");
             }
-            Notice::Trouble { trouble, words } => tracing::error!("firewall: {trouble}: {words}"),
+            // Every question may meet the same one.
+            Notice::Trouble { trouble, .. }
+                if said.is_some_and(|(last, at)| last == trouble && at.elapsed() < QUIET) => {}
+            Notice::Trouble { trouble, words } => {
+                said = Some((trouble, Instant::now()));
+                tracing::error!("firewall: {trouble}: {words}");
+            }
         }
     }
     keeper.stands(Standing::Unattended);

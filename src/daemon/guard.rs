@@ -5,14 +5,17 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     io,
-    net::SocketAddr,
-    os::unix::{
-        fs::{DirBuilderExt as _, MetadataExt as _, lchown},
-        process::CommandExt as _,
+    net::{IpAddr, SocketAddr},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown},
+            process::CommandExt as _,
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
 };
@@ -21,12 +24,16 @@ use anyhow::Context as _;
 use nix::unistd::{Uid, User};
 use thiserror::Error;
 
+use super::state::LOCK;
 use crate::{
     config::Config,
     firewall::{Mode, Obstacle, Options},
     keeper::{Keeper, Notices, Protection},
     name::DomainName,
-    sys::rights::{self, Right},
+    sys::{
+        interfaces::Interfaces,
+        rights::{self, Right},
+    },
     upstream,
 };
 
@@ -86,7 +93,8 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
     if options.processes && !sees()? {
         return Err(Unguarded::NoSight.into());
     }
-    if let Some(server) = looping(options) {
+    let own = Interfaces::read().map(|interfaces| interfaces.addresses).unwrap_or_default();
+    if let Some(server) = looping(options, &own) {
         return Err(Unguarded::Loop(server).into());
     }
     let user = user(options)?;
@@ -101,13 +109,19 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
     Ok(Some(guard))
 }
 
-/// A server whose own questions our rules would turn to us: on a host that is any on this machine.
-fn looping(options: &Options) -> Option<SocketAddr> {
+/// A server whose own questions our rules would turn to us: on a host that is any on this machine, at whichever of its
+/// addresses.
+fn looping(options: &Options, own: &[IpAddr]) -> Option<SocketAddr> {
     if options.mode != Mode::Host {
         return None;
     }
     let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
-    options.resolvers.iter().copied().chain(system).find(|server| server.ip().is_loopback())
+    options
+        .resolvers
+        .iter()
+        .copied()
+        .chain(system)
+        .find(|server| server.ip().is_loopback() || own.contains(&server.ip().to_canonical()))
 }
 
 fn user(options: &Options) -> anyhow::Result<User> {
@@ -116,21 +130,41 @@ fn user(options: &Options) -> anyhow::Result<User> {
     found.with_context(|| format!("there is no user {}", options.user))
 }
 
-/// The state folder is the user's, with what an earlier daemon left in it: files of its own, no links.
+/// The state folder is the user's, with what an earlier daemon left in it: files of its own, no links. A folder of
+/// somebody else's, with files in it and none of ours, is a mistake on the command line.
 fn hand_over(folder: &Path, user: &User) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
-    let owners = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-    let mut below = vec![folder.to_owned()];
-    while let Some(path) = below.pop() {
-        let found = fs::symlink_metadata(&path)?;
-        if found.is_dir() {
-            below.extend(fs::read_dir(&path)?.filter_map(Result::ok).map(|entry| entry.path()));
-        }
-        if found.uid() != user.uid.as_raw() && (found.is_dir() || found.nlink() == 1) {
-            lchown(&path, owners.0, owners.1)?;
+    let held = hold(&fs::canonicalize(folder)?)?;
+    let is_empty = fs::read_dir(place(&held))?.next().is_none();
+    if !is_empty && held.metadata()?.uid() != user.uid.as_raw() && !place(&held).join(LOCK).exists() {
+        return Err(io::Error::other("it has files of others in it, and none of an earlier daemon's"));
+    }
+    hand_over_all(&held, user)
+}
+
+/// By descriptor: whoever runs as the user already may swap folders for links meanwhile.
+fn hand_over_all(held: &File, user: &User) -> io::Result<()> {
+    let found = held.metadata()?;
+    if found.is_dir() {
+        for entry in fs::read_dir(place(held))?.filter_map(Result::ok) {
+            hand_over_all(&hold(&place(held).join(entry.file_name()))?, user)?;
         }
     }
+    let is_one = found.is_dir() || !found.is_symlink() && found.nlink() == 1;
+    if is_one && found.uid() != user.uid.as_raw() {
+        chown(place(held), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
     Ok(())
+}
+
+/// What is at a path, a link as itself.
+fn hold(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
+
+/// Where it is found whatever becomes of its path.
+fn place(held: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", held.as_raw_fd()).into()
 }
 
 /// Runs this program once more, as the keeper.
@@ -179,4 +213,53 @@ fn step_down(user: &User) -> io::Result<()> {
         return rights::keep_only(keep);
     }
     rights::become_user(user.uid.as_raw(), user.gid.as_raw(), keep)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn nobody() -> User {
+        User::from_name("nobody").unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_state_folder_is_handed_over_with_what_is_in_it_and_nothing_behind_a_link() {
+        if !Uid::effective().is_root() {
+            return eprintln!("SKIPPED: not root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (state, others) = (folder.path().join("state"), folder.path().join("others"));
+        for path in [&state.join("last-good"), &others] {
+            fs::create_dir_all(path).unwrap();
+        }
+        for path in [state.join(LOCK), state.join("last-good/x.toml"), others.join("shadow")] {
+            fs::write(path, "").unwrap();
+        }
+        symlink(&others, state.join("link")).unwrap();
+        symlink(others.join("shadow"), state.join("other-link")).unwrap();
+        fs::hard_link(others.join("shadow"), state.join("hard-link")).unwrap();
+        hand_over(&state, &nobody()).unwrap();
+        let owner = |path: PathBuf| fs::metadata(path).unwrap().uid();
+        for path in ["", LOCK, "last-good", "last-good/x.toml"] {
+            assert_eq!(owner(state.join(path)), nobody().uid.as_raw(), "{path}");
+        }
+        assert_eq!((owner(others.clone()), owner(others.join("shadow"))), (0, 0));
+        let error = hand_over(&others, &nobody()).unwrap_err();
+        assert!(error.to_string().contains("files of others"), "{error}");
+        assert_eq!((owner(others.clone()), owner(others.join("shadow"))), (0, 0));
+    }
+
+    #[test]
+    fn a_server_on_this_machine_loops_at_whichever_address_it_is_asked() {
+        let own = ["10.0.0.1".parse().unwrap()];
+        let ends = |server: &str, mode| {
+            let resolvers = vec![server.parse().unwrap()];
+            looping(&Options { mode, resolvers, asks_system: false, ..Options::default() }, &own).is_some()
+        };
+        assert!(ends("127.0.0.53:53", Mode::Host) && ends("10.0.0.1:5353", Mode::Host));
+        assert!(!ends("10.0.0.2:53", Mode::Host) && !ends("10.0.0.1:5353", Mode::Gateway));
+    }
 }

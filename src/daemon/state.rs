@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::{problem::SourceFile, sys::file::replace_file};
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const LATEST_TIME: &str = "latest-time";
 const LAST_GOOD: &str = "last-good";
 const ADMIN: &str = "admin";

@@ -35,7 +35,7 @@ pub use self::{
     kernel::{Failure, apply, compare, compare_with_none, load, remove, rules_of_all, without_table},
     listing::Difference,
     options::{Mode, OnStop, Options},
-    ruleset::Ruleset,
+    ruleset::{Ruleset, free_clients},
     translation::translated,
     user::{NoUser, uid_of},
 };

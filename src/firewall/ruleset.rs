@@ -1,6 +1,6 @@
 //! All that stands in the kernel, as a value; its text is what `nft -f` reads.
 
-use std::fmt;
+use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -49,6 +49,12 @@ impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Clients who may reach an ingress, since they are observed only, exempt, or have no pack that knows one.
+pub fn free_clients(options: &Options, policy: &Policy) -> Vec<RangeInclusive<IpAddr>> {
+    let free = Family::BOTH.into_iter().flat_map(|family| Filled { options, policy, family }.free());
+    free.map(|range| range.first..=range.last).collect()
 }
 
 /// The sets of a family, and what is in them.
@@ -111,6 +117,12 @@ impl Filled<'_> {
         let networks: Vec<IpNet> = self.policy.client_networks().collect();
         let of = |client| is_meant(self.policy.binding(self.policy.group(client)));
         where_it_holds(&networks, self.family, of)
+    }
+
+    /// Those of the family to whose packets nothing is refused.
+    fn free(&self) -> Vec<Range> {
+        let free = self.bound(|binding| binding.is_observed || !binding.has_ingress);
+        [free, within(&self.options.exempt, self.family)].concat()
     }
 
     fn holding(&self, pair: [&'static str; 2], networks: &[IpNet]) -> Set {

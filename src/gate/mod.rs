@@ -29,7 +29,6 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::Semaphore,
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,9 +46,10 @@ use crate::{
 pub struct Options {
     /// Connections, in all; fewer where so many would take more than a quarter of the files we may have open. 4,096.
     pub connections: usize,
-    /// The same for one client address; the addresses of a v6 /64 have 16 times as many together. 256.
+    /// The same for one client address; the addresses of a v6 /64 have 16 times as many together, and a quarter of all at
+    /// most. 256.
     pub per_client: usize,
-    /// Connections that may be without a whole hello at once. 1,024.
+    /// Connections that may be without a whole hello at once; a sixteenth of them a client's, a quarter a v6 /64's. 1,024.
     pub hellos: usize,
     /// Pipes, in all, for bytes that stay within the kernel; without one they are copied. 256: with 256 KiB in each, that is
     /// what one user may have.
@@ -116,7 +116,6 @@ pub struct House {
 /// The same, with what all visits share.
 struct Inside {
     house: House,
-    hellos: Semaphore,
     pipes: Pipes,
     /// Our ends of connections to servers.
     dialled: Dialled,
@@ -167,9 +166,9 @@ impl Gate {
     /// # Errors
     /// When a socket cannot be handed to the runtime.
     pub fn serve(self, house: House, runtime: &Handle, stop: CancellationToken) -> io::Result<Serving> {
-        let Options { hellos, pipes, drain, .. } = house.options;
-        let (hellos, pipes, cut) = (Semaphore::new(hellos), Pipes::new(pipes), CancellationToken::new());
-        let inside = Arc::new(Inside { house, hellos, pipes, dialled: Dialled::default(), cut: cut.clone() });
+        let Options { pipes, drain, .. } = house.options;
+        let (pipes, cut) = (Pipes::new(pipes), CancellationToken::new());
+        let inside = Arc::new(Inside { house, pipes, dialled: Dialled::default(), cut: cut.clone() });
         let tasks = TaskTracker::new();
         let _runtime = runtime.enter();
         for (_, listener) in self.listeners {

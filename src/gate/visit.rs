@@ -106,7 +106,7 @@ async fn hear(
     destination: SocketAddr,
 ) -> Result<(Arrival, Introduction), Turned> {
     let house = &inside.house;
-    let Ok(_place) = inside.hellos.try_acquire() else {
+    let Some(_place) = house.gateway.access().hear(client.ip(), house.options.hellos) else {
         house.metrics.gate_full.increment();
         return Err(Turned::Reset);
     };

@@ -39,6 +39,7 @@ pub struct Access {
     waiting: Arc<Quota>,
     connections: Arc<Quota>,
     tunnels: Arc<Quota>,
+    hellos: Arc<Quota>,
     metrics: Arc<Metrics>,
 }
 
@@ -126,6 +127,7 @@ impl Access {
             waiting: Arc::default(),
             connections: Arc::default(),
             tunnels: Arc::default(),
+            hellos: Arc::default(),
             metrics,
         };
         access.read_links_or_warn();
@@ -205,12 +207,21 @@ impl Access {
         permit
     }
 
-    /// A place among the connections through the gate, of which there are `in_all`, and `per_client` for one client; a
-    /// quarter of the files we may have open at most, with two to each. `None` where all or the client's own are taken.
+    /// A place among the connections through the gate, of which there are `in_all`, and `per_client` for one client,
+    /// whose v6 /64 has no more than a quarter; a quarter of the files we may have open at most, with two to each. `None` where all or the client's own are taken.
     pub fn pass(&self, client: IpAddr, in_all: usize, per_client: usize) -> Option<Permit> {
         let in_all = in_all.min((connections_there_is_room_for() / 4).max(1));
         let [own, neighbours] = claims(client, per_client);
+        let neighbours = neighbours.map(|(key, limit)| (key, limit.min(in_all / 4).max(per_client)));
         self.tunnels.take(in_all, [own, neighbours, None])
+    }
+
+    /// A place among those who have not said yet what they want, of which there are `in_all`: a sixteenth of them for a
+    /// client, a quarter for a v6 /64.
+    pub fn hear(&self, client: IpAddr, in_all: usize) -> Option<Permit> {
+        let [own, neighbours] = claims(client, (in_all / 16).max(1));
+        let neighbours = neighbours.map(|(key, _)| (key, (in_all / 4).max(1)));
+        self.hellos.take(in_all, [own, neighbours, None])
     }
 
     /// Are more than half of all connections taken? Doors then have less patience with idle ones.
@@ -551,6 +562,19 @@ mod tests {
         assert!(pass("10.0.0.3").is_none(), "all three are taken");
         drop(held);
         assert!(pass("10.0.0.1").is_some());
+    }
+
+    #[test]
+    fn one_network_takes_neither_all_of_the_gate_nor_all_that_are_heard() {
+        let access = access(&Options::default(), &[]);
+        let network = |host: usize| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 1, u16::try_from(host).unwrap()]);
+        let passed: Vec<_> = (0..64).map_while(|host| access.pass(network(host), 64, 4)).collect();
+        let heard: Vec<_> = (0..64).map_while(|host| access.hear(network(host), 64)).collect();
+        assert_eq!((passed.len(), heard.len()), (16, 16));
+        let neighbour = "10.0.0.1".parse().unwrap();
+        assert!(access.pass(neighbour, 64, 4).is_some());
+        let heard: Vec<_> = (0..64).map_while(|_| access.hear(neighbour, 64)).collect();
+        assert_eq!(heard.len(), 4);
     }
 
     #[test]

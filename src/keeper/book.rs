@@ -36,7 +36,7 @@ pub(super) struct Book {
 pub(super) struct Bounds {
     /// Of one client; past them the oldest goes.
     pub(super) client: usize,
-    /// Of all; past them there is no more.
+    /// Of all; past them there is no more, unless [`Book::relieve`] makes room.
     pub(super) all: usize,
 }
 
@@ -75,6 +75,49 @@ impl Book {
             admitted.open.push((*target, self.enter(client, *target, lifetime, now)));
         }
         Ok(admitted)
+    }
+
+    /// Makes room for so many more where there is none. Whoever has most gives, and of that what was used longest ago:
+    /// many addresses, of a v6 network or forged, take nothing from who has few leases. More goes than has to, so that
+    /// looking for it is seldom.
+    pub(super) fn relieve(&mut self, coming: usize, now: Instant) -> Vec<(Option<IpAddr>, Target)> {
+        if self.total + coming <= self.bounds.all {
+            return Vec::new();
+        }
+        self.expire(now);
+        let excess = (self.total + coming).saturating_sub(self.bounds.all);
+        if excess == 0 {
+            return Vec::new();
+        }
+        let going = self.to_spare(excess.max(self.bounds.all / RELIEF));
+        for (client, target) in &going {
+            self.release(*client, *target);
+        }
+        going
+    }
+
+    /// So much of what those have who have most, down to half of it, the oldest first.
+    fn to_spare(&self, most: usize) -> Vec<(Option<IpAddr>, Target)> {
+        let mut sizes: HashMap<_, usize> = HashMap::new();
+        for (client, leases) in &self.clients {
+            *sizes.entry(party(*client)).or_default() += leases.len();
+        }
+        let half = sizes.values().max().copied().unwrap_or_default() / 2;
+        let rich = |client: Option<IpAddr>| sizes.get(&party(client)).is_some_and(|size| *size > half);
+        let leases = self
+            .clients
+            .iter()
+            .filter(|(client, _)| rich(**client))
+            .flat_map(|(client, leases)| leases.iter().map(move |(target, lease)| (lease.used, *client, *target)));
+        let mut leases: Vec<_> = leases.collect();
+        leases.sort_unstable_by_key(|(used, ..)| *used);
+        let gives = |(_, client, _): &(_, _, _)| {
+            let size = sizes.entry(party(*client)).or_default();
+            let gives = *size > half;
+            *size -= usize::from(gives);
+            gives
+        };
+        leases.into_iter().filter(gives).take(most).map(|(_, client, target)| (client, target)).collect()
     }
 
     /// Writes one down; the time that it has.
@@ -163,6 +206,17 @@ impl Book {
             let open = leases.iter().filter(move |(_, lease)| lease.until > now);
             open.map(move |(target, lease)| (*client, *target, lease.until - now))
         })
+    }
+}
+
+/// The part of all leases that goes at once, where one has to.
+const RELIEF: usize = 256;
+
+/// Who counts as one: a v6 host has as many addresses of its network as it likes.
+fn party(client: Option<IpAddr>) -> Option<IpAddr> {
+    match client {
+        Some(IpAddr::V6(v6)) => Some(IpAddr::from((v6.to_bits() & !u128::from(u64::MAX)).to_be_bytes())),
+        Some(IpAddr::V4(_)) | None => client,
     }
 }
 
@@ -276,6 +330,29 @@ mod tests {
         assert_eq!(book.total(), 1 + BOUNDS.client);
         let Target { address, .. } = target(199);
         assert_eq!(book.ports_of(client(2), address), [target(199)]);
+    }
+
+    #[test]
+    fn however_many_addresses_one_asks_from_who_has_few_leases_keeps_them() {
+        let forged: Vec<_> = (0..4).map(|number| client(number + 10)).collect();
+        let of_one_network: Vec<_> =
+            (1..=10_u16).map(|number| IpAddr::from([0xfd00, 0, 0, 1, 0, 0, 0, number])).collect();
+        for crowd in [forged, of_one_network.into_iter().map(Some).collect()] {
+            let mut book = Book::new(BOUNDS);
+            let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+            book.admit(client(1), &[target(1)], hour, now).unwrap();
+            for round in 0..50 {
+                for who in &crowd {
+                    let going = book.relieve(1, now);
+                    assert!(going.iter().all(|(giver, _)| crowd.contains(giver)), "{going:?}");
+                    book.admit(*who, &[target(round)], hour, now).unwrap();
+                }
+            }
+            assert!(book.holds(client(1), target(1), now));
+            assert_eq!(book.total(), BOUNDS.all);
+        }
+        let mut alone = Book::new(BOUNDS);
+        assert_eq!(alone.relieve(BOUNDS.all, Instant::now()), []);
     }
 
     #[test]

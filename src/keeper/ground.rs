@@ -66,7 +66,7 @@ fn contains(networks: &JointPrefixSet<IpNet>, address: IpAddr) -> bool {
 }
 
 /// Can one other machine have it?
-fn has_host(address: IpAddr) -> bool {
+pub(super) fn has_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [first, ..] = v4.octets();

@@ -5,8 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
     process::{Child, Command},
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,6 +21,8 @@ use crate::sys::seqpacket::Channel;
 
 /// An answer waits no longer for its lease.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Nor so long, as long as the keeper is known to be silent: who waits here keeps others from being answered.
+const BRIEF: Duration = Duration::from_millis(5);
 /// Somebody waits for a refusal; that it names the process is worth no more.
 const SHORT_PATIENCE: Duration = Duration::from_millis(10);
 /// A ruleset with long lists takes its time.
@@ -54,10 +56,14 @@ pub enum KeeperError {
 /// The keeper, as others see it.
 #[derive(Debug)]
 pub struct Keeper {
-    line: Mutex<Line>,
+    /// Taken out by who asks.
+    line: Mutex<Option<Line>>,
+    free: Condvar,
     child: Option<Mutex<Child>>,
     /// The latest [`Done::epoch`].
     epoch: AtomicU32,
+    /// Was the latest question not answered in time?
+    is_silent: AtomicBool,
     standing: Mutex<Standing>,
 }
 
@@ -120,9 +126,9 @@ impl Keeper {
 
     /// Speaks to a keeper that is started otherwise.
     pub fn over(requests: Channel, notices: Channel) -> (Self, Notices) {
-        let line = Mutex::new(Line { channel: requests, number: 0 });
-        let (epoch, standing) = (AtomicU32::default(), Mutex::default());
-        (Self { line, child: None, epoch, standing }, Notices(notices))
+        let line = Mutex::new(Some(Line { channel: requests, number: 0 }));
+        let (free, epoch, is_silent, standing) = Default::default();
+        (Self { line, free, child: None, epoch, is_silent, standing }, Notices(notices))
     }
 
     /// Opens addresses to the client that an answer names them to; `None` is this machine. Some may have to stay as
@@ -130,7 +136,12 @@ impl Keeper {
     ///
     /// # Errors
     /// When the kernel does not have them: then the answer must not go out.
-    pub fn permit(&self, client: Option<IpAddr>, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, KeeperError> {
+    pub fn permit(
+        &self,
+        client: Option<IpAddr>,
+        addresses: &[IpAddr],
+        lifetime: Duration,
+    ) -> Result<Done, KeeperError> {
         let lifetime = seconds(lifetime);
         self.in_parts(addresses, PERMITTED_AT_ONCE, |addresses| Request::Permit { client, addresses, lifetime })
     }
@@ -145,7 +156,7 @@ impl Keeper {
         addresses: &[IpAddr],
         port: u16,
         lifetime: Duration,
-    ) -> Result<u8, KeeperError> {
+    ) -> Result<Done, KeeperError> {
         let lifetime = seconds(lifetime);
         let request = |addresses| Request::PermitPort { client, addresses, port, lifetime };
         self.in_parts(addresses, PERMITTED_AT_ONCE, request)
@@ -157,7 +168,8 @@ impl Keeper {
     /// When the kernel does not have them all.
     pub fn deny(&self, addresses: &[IpAddr], lifetime: Duration) -> Result<u8, KeeperError> {
         let lifetime = seconds(lifetime);
-        self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Deny { addresses, lifetime })
+        let done = self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Deny { addresses, lifetime })?;
+        Ok(done.skipped)
     }
 
     /// Takes that back.
@@ -165,7 +177,7 @@ impl Keeper {
     /// # Errors
     /// When the kernel still has some.
     pub fn forget(&self, addresses: &[IpAddr]) -> Result<u8, KeeperError> {
-        self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Forget { addresses })
+        self.in_parts(addresses, DENIED_AT_ONCE, |addresses| Request::Forget { addresses }).map(|done| done.skipped)
     }
 
     /// Closes an address to a client.
@@ -258,29 +270,61 @@ impl Keeper {
         addresses: &[IpAddr],
         size: usize,
         request: impl Fn(Vec<IpAddr>) -> Request,
-    ) -> Result<u8, KeeperError> {
-        let mut parts = addresses.chunks(size).map(|part| self.done(&request(part.to_vec())));
-        parts.try_fold(0_u8, |all, skipped| Ok(all.saturating_add(skipped?)))
+    ) -> Result<Done, KeeperError> {
+        let mut all = Done { epoch: self.epoch(), ..Done::default() };
+        for part in addresses.chunks(size) {
+            let done = self.done(&request(part.to_vec()))?;
+            let (skipped, evicted) = (all.skipped.saturating_add(done.skipped), all.evicted || done.evicted);
+            all = Done { skipped, evicted, ..done };
+        }
+        Ok(all)
     }
 
-    fn done(&self, request: &Request) -> Result<u8, KeeperError> {
+    fn done(&self, request: &Request) -> Result<Done, KeeperError> {
         self.done_within(request, PATIENCE)
     }
 
-    fn done_within(&self, request: &Request, patience: Duration) -> Result<u8, KeeperError> {
+    fn done_within(&self, request: &Request, patience: Duration) -> Result<Done, KeeperError> {
         match self.ask(request, patience)? {
-            Reply::Done(Done { skipped, epoch }) => {
-                self.epoch.store(epoch, Ordering::Relaxed);
-                Ok(skipped)
-            }
+            Reply::Done(done) => Ok(done),
             Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
             Reply::Counts(_) | Reply::Process(_) => Err(KeeperError::Gone),
         }
     }
 
     fn ask(&self, request: &Request, patience: Duration) -> Result<Reply, KeeperError> {
-        let deadline = Instant::now() + patience;
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).ask(request, deadline)
+        let is_brief = patience <= PATIENCE && self.is_silent.load(Ordering::Relaxed);
+        let deadline = Instant::now() + if is_brief { patience.min(BRIEF) } else { patience };
+        let outcome = self.take_line(deadline).and_then(|mut line| {
+            let outcome = line.ask(request, deadline);
+            // Before the next one asks: replies are believed in their order.
+            if let Ok(Reply::Done(done)) = &outcome {
+                self.epoch.store(done.epoch, Ordering::Relaxed);
+            }
+            self.line().replace(line);
+            self.free.notify_one();
+            outcome
+        });
+        match outcome {
+            Err(KeeperError::Late) if patience >= PATIENCE => self.is_silent.store(true, Ordering::Relaxed),
+            // One that has little time says nothing of the keeper.
+            Err(KeeperError::Late) => {}
+            Ok(_) | Err(_) => self.is_silent.store(false, Ordering::Relaxed),
+        }
+        outcome
+    }
+
+    /// Who waits for others waits no longer than for the keeper itself.
+    fn take_line(&self, deadline: Instant) -> Result<Line, KeeperError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.free.wait_timeout_while(self.line(), left, |line| line.is_none());
+        let (mut line, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        line.take().ok_or(KeeperError::Late)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Option<Line>> {
+        // It is whole after each statement.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,21 +2,25 @@
 //! look into a table and not a message.
 //!
 //! It is the forwarder's side: what is remembered here only saves messages. Who may have how much is the keeper's to
-//! say, and each time it took something away for another reason than time, its epoch changes: nothing remembered from
-//! an earlier epoch is believed.
+//! say, and each time it took something away from others for another reason than time, its epoch changes: nothing
+//! remembered from an earlier epoch is believed. Where it took something away from the client that asked, nothing
+//! remembered of that client is.
 
 use std::{
     collections::{BTreeSet, HashMap},
     hash::BuildHasher as _,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use foldhash::quality::RandomState;
 use jiff::Timestamp;
 
-use super::{Keeper, KeeperError, PERMITTED_AT_ONCE, Process, Refusal};
+use super::{Done, Keeper, KeeperError, PERMITTED_AT_ONCE, Process, Refusal, ground::has_host};
 
 /// A lease is at least as long as this, however short the answer's TTL: a client needs time to connect.
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -31,6 +35,8 @@ const LONGEST: Duration = Duration::from_hours(24);
 const SHARD_SIZE: usize = 8192;
 
 const SHARDS: usize = 16;
+
+const ROOMS: usize = 32;
 
 /// Most leases that end with an exception.
 const MAX_DATED: usize = 16_384;
@@ -51,6 +57,8 @@ pub struct Leases {
     keyed: Keyed,
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
+    /// A number for clients whose hashes are alike, that is another one when such a client had to make room.
+    rooms: [AtomicU32; ROOMS],
     /// What an exception opened, in the order in which it ends.
     dated: Mutex<BTreeSet<(Timestamp, Option<IpAddr>, IpAddr)>>,
 }
@@ -68,13 +76,21 @@ struct Key {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     until: Instant,
+    age: Age,
+}
+
+/// What is remembered is believed while both are what they were.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Age {
     epoch: u32,
+    room: u32,
 }
 
 impl Leases {
     /// Nothing is open yet, as far as we know.
     pub fn new(keeper: Arc<Keeper>, keyed: Keyed) -> Self {
-        Self { keeper, keyed, hasher: RandomState::default(), shards: Default::default(), dated: Mutex::default() }
+        let (hasher, shards, rooms, dated) = Default::default();
+        Self { keeper, keyed, hasher, shards, rooms, dated }
     }
 
     /// The keeper behind it.
@@ -164,14 +180,15 @@ impl Leases {
         keys: &[Key],
         ttl: u32,
         now: Instant,
-        ask: impl FnOnce(&[IpAddr], Duration) -> Result<u8, KeeperError>,
+        ask: impl FnOnce(&[IpAddr], Duration) -> Result<Done, KeeperError>,
     ) -> Result<u32, KeeperError> {
         let wanted = Duration::from_secs(u64::from(ttl)).min(LONGEST - GRACE);
-        let epoch = self.keeper.epoch();
+        let Some(room) = keys.first().map(|key| self.room(key.client)) else { return Ok(saturated(wanted)) };
+        let age = Age { epoch: self.keeper.epoch(), room: room.load(Ordering::Relaxed) };
         let mut shortest = wanted;
         let mut missing: Vec<Key> = Vec::new();
         for &key in keys {
-            match self.left(key, epoch, now) {
+            match self.left(key, age, now) {
                 Some(left) if left >= wanted.max(SHORTEST) => {}
                 Some(_) | None => missing.push(key),
             }
@@ -180,12 +197,20 @@ impl Leases {
             let lifetime = wanted.max(SHORTEST) + GRACE;
             let addresses: Vec<_> = missing.iter().map(|key| key.address).collect();
             // What may not be opened stays as it is: it is denied, or open without this.
-            ask(&addresses, lifetime)?;
-            let epoch = self.keeper.epoch();
+            let Done { evicted, epoch, .. } = ask(&addresses, lifetime)?;
+            // What others learn of this client from here on, and not what they learned while we waited, is newer.
+            let room = if evicted { room.fetch_add(1, Ordering::Relaxed).wrapping_add(1) } else { age.room };
+            let open = Open { until: now + lifetime, age: Age { epoch, room } };
             shortest = shortest.min(lifetime);
-            missing.iter().for_each(|&key| self.remember(key, Open { until: now + lifetime, epoch }, now));
+            missing.iter().for_each(|&key| self.remember(key, open, now));
         }
-        Ok(u32::try_from(shortest.as_secs()).unwrap_or(u32::MAX))
+        Ok(saturated(shortest))
+    }
+
+    fn room(&self, client: Option<IpAddr>) -> &AtomicU32 {
+        let place = usize::try_from(self.hasher.hash_one(client)).unwrap_or_default() % ROOMS;
+        #[expect(clippy::indexing_slicing, reason = "the place is taken modulo the number of rooms")]
+        &self.rooms[place]
     }
 
     fn client(&self, client: IpAddr) -> Option<IpAddr> {
@@ -196,9 +221,9 @@ impl Leases {
     }
 
     /// How long one is open beyond doubt.
-    fn left(&self, key: Key, epoch: u32, now: Instant) -> Option<Duration> {
+    fn left(&self, key: Key, age: Age, now: Instant) -> Option<Duration> {
         let open = *self.shard(&key).get(&key)?;
-        (open.epoch == epoch).then(|| open.until.saturating_duration_since(now))
+        (open.age == age).then(|| open.until.saturating_duration_since(now))
     }
 
     fn remember(&self, key: Key, open: Open, now: Instant) {
@@ -221,7 +246,11 @@ impl Leases {
     }
 }
 
-/// No packet of a client has its address and one of the other family.
+/// No packet that a gateway forwards comes from itself or from an address of one link, or has addresses of both families.
 fn is_reachable_by(client: Option<IpAddr>, address: IpAddr) -> bool {
-    client.is_none_or(|client| client.is_ipv4() == address.is_ipv4())
+    client.is_none_or(|client| has_host(client) && client.is_ipv4() == address.is_ipv4())
+}
+
+fn saturated(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }

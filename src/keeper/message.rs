@@ -102,8 +102,10 @@ pub enum Reply {
 pub struct Done {
     /// Addresses that have to stay as they are.
     pub skipped: u8,
-    /// Another number than before where something was closed for another reason than time: what was open before may
-    /// not be.
+    /// Was something closed to this client, to make room?
+    pub evicted: bool,
+    /// Another number than before where something was closed to others for another reason than time: what was open
+    /// before may not be.
     pub epoch: u32,
 }
 
@@ -132,6 +134,9 @@ pub enum Refusal {
     /// The address may not be touched.
     #[error("the address may not be touched")]
     Address = 7,
+    /// Root has not said so.
+    #[error("root has not asked for it")]
+    Unasked = 8,
 }
 
 /// How much there is of everything.
@@ -144,7 +149,7 @@ pub struct Counts {
     pub ports: u64,
     /// Addresses of ingresses.
     pub denied: u64,
-    /// Leases that made room for others of the same client.
+    /// Leases that made room for others.
     pub evicted: u64,
     /// Addresses that were asked for and may not be touched.
     pub skipped: u64,
@@ -239,7 +244,7 @@ impl Reply {
     pub fn encode(&self, number: u32) -> Vec<u8> {
         let kind = |kind| Writer::default().number(number).byte(kind);
         let writer = match self {
-            Self::Done(done) => kind(1).byte(done.skipped).number(done.epoch),
+            Self::Done(done) => kind(1).byte(done.skipped).byte(u8::from(done.evicted)).number(done.epoch),
             Self::Refused(refusal) => kind(2).byte(*refusal as u8),
             Self::Counts(counts) => counts.fields().into_iter().fold(kind(3), |writer, field| writer.long(*field)),
             Self::Process(None) => kind(4),
@@ -260,7 +265,7 @@ impl Reply {
         let mut reader = Reader::new(bytes);
         let number = reader.number()?;
         let reply = match reader.byte()? {
-            1 => Self::Done(Done { skipped: reader.byte()?, epoch: reader.number()? }),
+            1 => Self::Done(Done { skipped: reader.byte()?, evicted: reader.flag()?, epoch: reader.number()? }),
             2 => Self::Refused(Refusal::numbered(reader.byte()?)?),
             3 => Self::Counts(Counts::read(&mut reader)?),
             4 => Self::Process(None),
@@ -272,8 +277,8 @@ impl Reply {
 }
 
 impl Refusal {
-    const ALL: [Self; 7] =
-        [Self::Rate, Self::Full, Self::Kernel, Self::Port, Self::Client, Self::Ruleset, Self::Address];
+    const ALL: [Self; 8] =
+        [Self::Rate, Self::Full, Self::Kernel, Self::Port, Self::Client, Self::Ruleset, Self::Address, Self::Unasked];
 
     fn numbered(number: u8) -> Result<Self, Malformed> {
         Self::ALL.into_iter().find(|refusal| *refusal as u8 == number).ok_or(Malformed)
@@ -343,7 +348,11 @@ mod tests {
         let counts = any::<[u64; 3]>()
             .prop_map(|[leases, denied, untold]| Reply::Counts(Counts { leases, denied, untold, ..Counts::default() }));
         prop_oneof![
-            any::<(u8, u32)>().prop_map(|(skipped, epoch)| Reply::Done(Done { skipped, epoch })),
+            any::<(u8, bool, u32)>().prop_map(|(skipped, evicted, epoch)| Reply::Done(Done {
+                skipped,
+                evicted,
+                epoch
+            })),
             prop::sample::select(Refusal::ALL.to_vec()).prop_map(Reply::Refused),
             process,
             counts,

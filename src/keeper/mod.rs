@@ -7,7 +7,7 @@
 //! | file | does |
 //! |---|---|
 //! | `message`, `notice`, `codec` | what is said |
-//! | `ground`, `rate` | what may be asked, and how often |
+//! | `ground`, `rate`, `removal` | what may be asked, how often, and on whose word |
 //! | `book` | what is open to whom |
 //! | `nat64`, `sets` | addresses as the kernel's sets have them |
 //! | `kernel` | the table: loaded, owned, restored |
@@ -29,11 +29,14 @@ mod notice;
 mod owner;
 mod process;
 mod rate;
+mod removal;
 mod service;
 mod sets;
 mod tally;
 #[cfg(test)]
 mod tests;
+
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -43,6 +46,7 @@ pub use leases::{Keyed, Leases};
 pub use message::{Counts, DENIED_AT_ONCE, Done, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
 pub use notice::{Denied, Notice, Protection, Trouble, Way};
 pub use process::run;
+pub use removal::Word;
 
 /// What the configuration says to the keeper.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +63,14 @@ pub struct Terms {
     pub spared: Vec<IpNet>,
     /// Ports that allowing rules name.
     pub allowed_ports: Vec<u16>,
+    /// Clients who may reach an ingress: their connections to it are not ended.
+    pub free: Vec<RangeInclusive<IpAddr>>,
     /// Is the table taken away when the forwarder stops on purpose?
     pub on_stop_remove: bool,
+    /// Where root leaves word that the table is to be taken away, which the forwarder's asking does not prove: how the
+    /// file's path begins.
+    pub removal: PathBuf,
 }
+
+/// Where [`Terms::removal`] is: in a folder in which nobody but root can make a file.
+pub const REMOVAL: &str = "/run/tunnelwarden-firewall-remove";

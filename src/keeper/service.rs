@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     notice::{Protection, Trouble},
     owner::Owners,
     rate::Bucket,
+    removal::is_given,
     sets::{Elements, read_leases},
     tally::{Kind, sums},
 };
@@ -51,6 +52,8 @@ pub(super) struct Service {
     ports: Book,
     denied: Book,
     bucket: Bucket,
+    /// Of what is costly: one client's refusals, each with a look for its process, take nothing from other's answers.
+    costly: Bucket,
     counts: Counts,
     /// Denied since connections were looked through last.
     uncut: HashSet<IpAddr>,
@@ -78,6 +81,7 @@ impl Service {
             ports: Book::new(Bounds { client: PORTS_OF_CLIENT, all: PORTS }),
             denied: Book::new(Bounds { client: usize::MAX, all: denied }),
             bucket: Bucket::new(now),
+            costly: Bucket::new(now),
             counts: Counts::default(),
             uncut: HashSet::new(),
             owners: Owners::open().ok(),
@@ -96,11 +100,12 @@ impl Service {
         let now = Instant::now();
         let is_costly =
             matches!(request, Request::Cut { .. } | Request::Process { .. } | Request::Reload | Request::Remove);
-        let cost = if is_costly { COSTLY } else { 1 };
-        if !self.bucket.take(cost, now) {
+        let (bucket, cost) = if is_costly { (&mut self.costly, COSTLY) } else { (&mut self.bucket, 1) };
+        if !bucket.take(cost, now) {
             self.counts.hurried += 1;
             return (Reply::Refused(Refusal::Rate), None);
         }
+        let evicted = self.counts.evicted;
         let outcome = match request {
             Request::Permit { client, addresses, lifetime } => self.permit(client, &addresses, 0, lifetime, now),
             Request::PermitPort { client, addresses, port, lifetime } if self.ground.may_open(port) => {
@@ -123,7 +128,8 @@ impl Service {
         match outcome {
             Ok(skipped) => {
                 self.counts.skipped += u64::from(skipped);
-                (Reply::Done(Done { skipped, epoch: self.epoch }), None)
+                let evicted = self.counts.evicted != evicted;
+                (Reply::Done(Done { skipped, evicted, epoch: self.epoch }), None)
             }
             Err((refusal, trouble)) => {
                 self.counts.failed += u64::from(matches!(refusal, Refusal::Kernel | Refusal::Full));
@@ -147,17 +153,20 @@ impl Service {
         }
         let targets = self.admissible(client, addresses, port, now);
         let book = if port == 0 { &mut self.leases } else { &mut self.ports };
+        let new: Vec<_> = targets.iter().filter(|target| !book.holds(client, **target, now)).copied().collect();
+        let relieved = book.relieve(new.len(), now);
         let admitted = match book.admit(client, &targets, bounded(lifetime, LONGEST), now) {
             Ok(admitted) => admitted,
             Err(Full) => {
-                book.release_all(client, &targets);
+                book.release_all(client, &new);
                 return Err((Refusal::Full, None));
             }
         };
-        self.counts.evicted += as_count(admitted.evicted.len());
-        self.epoch = self.epoch.wrapping_add(u32::from(!admitted.evicted.is_empty()));
+        self.counts.evicted += as_count(relieved.len() + admitted.evicted.len());
+        self.epoch = self.epoch.wrapping_add(u32::from(!relieved.is_empty()));
         let (mut going, mut coming) = (Elements::default(), Elements::default());
-        for target in admitted.evicted {
+        let evicted = admitted.evicted.into_iter().map(|target| (client, target));
+        for (client, target) in relieved.into_iter().chain(evicted) {
             going.add_lease(client, target, LONGEST);
         }
         for (target, lifetime) in admitted.open {
@@ -166,7 +175,7 @@ impl Service {
         let outcome = self.change(&going, &coming, now);
         if outcome.is_err() {
             let book = if port == 0 { &mut self.leases } else { &mut self.ports };
-            book.release_all(client, &targets);
+            book.release_all(client, &new);
         }
         outcome.map(|()| skipped(addresses.len(), targets.len()))
     }
@@ -260,8 +269,11 @@ impl Service {
         if uncut.is_empty() {
             return None;
         }
-        let translators = &self.ground.translators;
-        let ended = end_connections(|_, destination| uncut.contains(&translators.read(destination.ip())));
+        let (translators, free) = (&self.ground.translators, &self.terms.free);
+        let ended = end_connections(|source, destination| {
+            let client = source.ip().to_canonical();
+            uncut.contains(&translators.read(destination.ip())) && !free.iter().any(|free| free.contains(&client))
+        });
         ended.err().map(|error| (Trouble::Kernel, format!("connections to ingresses were not ended: {error}")))
     }
 
@@ -280,7 +292,8 @@ impl Service {
     /// Changes the kernel's sets. Where others took the table away meanwhile, it is restored, with all of this.
     fn change(&mut self, going: &Elements, coming: &Elements, now: Instant) -> Result<(), Refused> {
         if self.is_removed {
-            return Err((Refusal::Kernel, Some((Trouble::Kernel, "the table was removed on request".to_owned()))));
+            // It is written down, and in the table again when that is.
+            return Ok(());
         }
         let netfilter = self.kernel.netfilter();
         let done = netfilter.take_out(TABLE, &going.lists()).and_then(|()| netfilter.put(TABLE, &coming.lists()));
@@ -383,6 +396,9 @@ impl Service {
     }
 
     fn remove(&mut self) -> Skipped {
+        if !is_given(&self.terms.removal, SystemTime::now()) {
+            return Err((Refusal::Unasked, None));
+        }
         self.epoch = self.epoch.wrapping_add(1);
         self.kernel.remove().map_err(|failed| (Refusal::Kernel, Some(failed)))?;
         self.is_removed = true;

@@ -126,7 +126,7 @@ fn what_is_permitted_is_in_the_kernel_before_the_reply() {
     within_namespace(|| {
         let (bed, _) = Bed::ready(terms());
         let addresses = ["93.184.216.34", "2606:4700::1111", "9.9.9.9", "127.0.0.1"].map(ip);
-        assert_eq!(bed.keeper.permit(None, &addresses, HOUR).unwrap(), 2);
+        assert_eq!(bed.keeper.permit(None, &addresses, HOUR).unwrap().skipped, 2);
         assert!(lists("lease_v4", "93.184.216.34") && lists("lease_v6", "2606:4700::1111"));
         assert!(!lists("lease_v4", "9.9.9.9") && !lists("lease_v4", "127.0.0.1"));
         assert_eq!(bed.keeper.counts().unwrap(), Counts { leases: 2, skipped: 2, ..Counts::default() });
@@ -150,7 +150,7 @@ fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
             assert!(lists(set, text), "{set} {text}");
         }
         let forms = ["3.124.1.2", "::ffff:3.124.1.2", "64:ff9b::3.124.1.2", "2a01:64::3.124.1.2"].map(ip);
-        assert_eq!(bed.keeper.permit(None, &forms, HOUR).unwrap(), 4);
+        assert_eq!(bed.keeper.permit(None, &forms, HOUR).unwrap().skipped, 4);
         assert!(!lists("lease_v4", "elements") && !lists("lease_v6", "elements"));
         bed.keeper.permit_port(None, &ingress, 80, HOUR).unwrap();
         assert!(lists("port_v4", "3.124.1.2 . 80"));
@@ -170,7 +170,8 @@ fn what_finds_no_room_is_refused_as_a_whole() {
         let script = HOST.replace("size 262144", "size 2").replace("size 65536", "size 1");
         let (bed, _) = Bed::ready(Terms { script, ..terms() });
         let addresses = ["20.0.0.1", "20.0.0.2", "20.0.0.3"].map(ip);
-        for refused in [bed.keeper.permit(None, &addresses, HOUR), bed.keeper.deny(&addresses, HOUR)] {
+        let permitted = bed.keeper.permit(None, &addresses, HOUR).map(|done| done.skipped);
+        for refused in [permitted, bed.keeper.deny(&addresses, HOUR)] {
             assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Full))), "{refused:?}");
         }
         assert!(!lists("lease_v4", "elements") && !lists("ingress_v4", "elements"));
@@ -408,13 +409,52 @@ fn the_table_goes_when_the_forwarder_says_so_and_not_when_it_dies() {
             bed.thread.join().unwrap().unwrap();
             assert_eq!(there(), stays);
         }
-        let bed = Bed::ready(terms()).0;
+    });
+}
+
+#[test]
+fn the_table_goes_on_roots_word_and_comes_back_with_what_it_had() {
+    within_namespace(|| {
+        let there = || Netfilter::open().unwrap().table(TABLE).unwrap().is_some();
+        let folder = tempfile::tempdir().unwrap();
+        let removal = folder.path().join("word");
+        let bed = Bed::ready(Terms { removal: removal.clone(), ..terms() }).0;
         bed.keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap();
+        let refused = bed.keeper.remove();
+        assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Unasked))) && there(), "{refused:?}");
+        let word = Word::give(&removal).unwrap();
         bed.keeper.remove().unwrap();
+        drop(word);
         assert!(!there());
-        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap_err();
+        // Who asks for names is answered meanwhile.
+        bed.keeper.permit(None, &[ip("93.184.216.35")], HOUR).unwrap();
         bed.keeper.reload().unwrap();
-        assert!(lists("lease_v4", "93.184.216.34"));
+        assert!(lists("lease_v4", "93.184.216.34") && lists("lease_v4", "93.184.216.35"));
+        bed.kill();
+    });
+}
+
+#[test]
+fn connections_of_who_may_have_them_stay() {
+    within_namespace(|| {
+        for address in ["3.124.1.2/32", "10.0.0.5/32"] {
+            add_address(address);
+        }
+        let listener = TcpListener::bind("3.124.1.2:0").unwrap();
+        let connect = |from: &str| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&std::net::SocketAddr::new(ip(from), 0).into()).unwrap();
+            socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+            TcpStream::from(socket)
+        };
+        let free = vec![ip("10.0.0.0")..=ip("10.0.0.255")];
+        let (bed, _) = Bed::ready(Terms { free, ..terms() });
+        let (mut held, watched) = (connect("3.124.1.2"), connect("10.0.0.5"));
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        let ended = std::io::Read::read(&mut held, &mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted);
+        bed.keeper.counts().unwrap();
+        assert_eq!(socket2::SockRef::from(&watched).take_error().unwrap().map(|error| error.kind()), None);
         bed.kill();
     });
 }
@@ -443,6 +483,65 @@ fn what_cannot_be_enforced_is_said_in_words() {
         let hollow = Terms { script: "add table inet tunnelwarden\n".to_owned(), ..terms() };
         let unable = Bed::begin(hollow).notices.begin();
         assert!(matches!(unable, Err(KeeperError::Unable { trouble: Trouble::NotAsLoaded, .. })), "{unable:?}");
+    });
+}
+
+#[test]
+fn a_keeper_that_is_silent_keeps_nobody_waiting_and_is_heard_again() {
+    let ((ours, theirs), (ear, _mouth)) = (Channel::pair().unwrap(), Channel::pair().unwrap());
+    let keeper = Keeper::over(ours, ear).0;
+    let start = Instant::now();
+    let ask = || assert!(matches!(keeper.permit(None, &[ip("93.184.216.34")], HOUR), Err(KeeperError::Late)));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..25).for_each(|_| ask()));
+        }
+    });
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "a hundred questions took {took:?}");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut room = [0; LONGEST];
+            while let Ok(Some(length)) = theirs.receive(&mut room, None) {
+                let (number, _) = Request::decode(&room[..length]).unwrap();
+                let done = Done { epoch: number, ..Done::default() };
+                theirs.send(&Reply::Done(done).encode(number), Instant::now() + HOUR).unwrap();
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = keeper.permit(None, &[ip("93.184.216.34")], HOUR) {
+            assert!(matches!(error, KeeperError::Late) && Instant::now() < until, "{error:?}");
+        }
+        assert_eq!(keeper.permit(None, &[ip("93.184.216.34")], HOUR).unwrap().epoch, keeper.epoch());
+        drop(keeper);
+    });
+}
+
+#[test]
+fn when_all_is_full_whoever_has_most_makes_room() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(gateway());
+        let address = |number: u32| IpAddr::from((20 << 24 | number).to_be_bytes());
+        let forged = |number: u32| Some(IpAddr::from((10 << 24 | number).to_be_bytes()));
+        let innocent = Some(ip("192.168.0.5"));
+        bed.keeper.permit(innocent, &[address(1)], HOUR).unwrap();
+        let all: Vec<_> = (0..2000).map(address).collect();
+        for who in 0..126 {
+            while let Err(failure) = bed.keeper.permit(forged(who), &all, HOUR) {
+                // Without optimization it is slow.
+                let is_busy = matches!(failure, KeeperError::Refused(Refusal::Rate) | KeeperError::Late);
+                assert!(is_busy, "{failure:?}");
+            }
+        }
+        let counts = bed.keeper.counts().unwrap();
+        assert!(counts.leases <= 250_000 && counts.failed == 0 && counts.evicted > 0, "{counts:?}");
+        bed.keeper.permit(innocent, &[address(2)], HOUR).unwrap();
+        let mut netfilter = Netfilter::open().unwrap();
+        let kept = netfilter.elements(TABLE, "lease_v4").unwrap();
+        let of_innocent = kept.iter().filter(|lease| lease.key.as_bytes().starts_with(&[192, 168, 0, 5])).count();
+        assert_eq!(of_innocent, 2);
+        assert_eq!(kept.len() as u64, bed.keeper.counts().unwrap().leases);
+        bed.kill();
     });
 }
 

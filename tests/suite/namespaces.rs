@@ -37,6 +37,8 @@ in_both_modes! {
     fn it_comes_back_with_what_it_knew();
     fn a_reload_under_traffic_leaks_nothing();
     fn what_on_stop_says_is_what_stays();
+    fn root_takes_the_rules_away_and_puts_them_back();
+    fn a_keeper_that_hangs_stops_nothing_but_what_it_opens();
     fn strict_lets_out_what_was_resolved_and_nothing_else();
     fn static_networks_are_open_in_strict_mode();
     fn what_one_client_resolved_opens_nothing_for_another();
@@ -44,6 +46,7 @@ in_both_modes! {
     fn a_lease_ends_and_what_lives_by_it_does_not();
     fn a_client_that_resolves_without_end_fills_the_set_for_nobody_else();
     fn observed_clients_are_refused_nothing_and_recorded();
+    fn connections_that_are_only_observed_are_not_cut();
     fn an_exception_opens_its_name_for_a_time_and_then_cuts();
     fn own_addresses_are_open_on_every_port();
     fn a_groups_own_ingress_is_that_groups();

@@ -120,6 +120,11 @@ pub fn it_answers_wherever_it_may_be_asked(mode: Mode) {
         let (reached, none) = (Outcome::Reached(Host::Web), Outcome::NoName);
         assert_eq!(outcomes, [reached, reached, none, none], "{address}");
     }
+    // Its own programs have no lease on an appliance, and need none.
+    for server in ["127.0.0.1:53", "[::1]:53"] {
+        let outcome = guarded.bed.appliance().inside(|prober| prober.dns_udp(server.parse().unwrap(), WEB));
+        assert_eq!(outcome, Outcome::Reached(Host::Web), "{server}");
+    }
 }
 
 // ---- What happens to it.
@@ -221,6 +226,51 @@ pub fn what_on_stop_says_is_what_stays(mode: Mode) {
         let ssh = job_in(&bed, mode).inside(|prober| prober.tcp(Host::Foreign.at(Family::V4, 22)));
         assert_eq!(ssh != Outcome::Refused, !stays, "{on_stop}: {ssh:?}");
     }
+}
+
+/// Through the daemon, whose table it is; nobody else can change that.
+pub fn root_takes_the_rules_away_and_puts_them_back(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules::default());
+    let appliance = guarded.bed.appliance();
+    let firewall = |verb: &str| {
+        let output = appliance.inside(|_| guarded.daemon.command(&["firewall", verb]));
+        assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let resolver = (if mode == Mode::Host { [127, 0, 0, 1] } else { [10, 77, 1, 1] }, 53).into();
+    let tries = || {
+        let job = guarded.job();
+        job.inside(|prober| [prober.tcp(Host::Foreign.at(Family::V4, 22)), prober.dns_udp(resolver, WEB)])
+    };
+    let asked = Outcome::Reached(Host::Web);
+    assert_eq!(tries(), [Outcome::Refused, asked]);
+    firewall("remove");
+    assert_eq!(tries(), [Outcome::Reached(Host::Foreign), asked], "it does not answer without its rules");
+    firewall("apply");
+    assert_eq!(tries(), [Outcome::Refused, asked]);
+}
+
+/// Names that are blocked are refused at once, though nothing can be opened.
+pub fn a_keeper_that_hangs_stops_nothing_but_what_it_opens(mode: Mode) {
+    let guarded = Guarded::by(mode, Rules { firewall: "strict = true\n".to_owned(), ..Rules::default() });
+    guarded.bed.also_resolve(&crowd(SITES));
+    let keeper = guarded.keeper();
+    kill(keeper, Signal::SIGSTOP).unwrap();
+    let begun = std::time::Instant::now();
+    guarded.job().inside(|prober| {
+        let flow = prober.flow(Host::PublicResolver.at(Family::V4, 53)).unwrap();
+        for site in 0..100 {
+            assert_eq!(ask_over(&flow, &one_of_the_crowd(site)).unwrap(), Outcome::Refused);
+            assert_eq!(ask_over(&flow, DEFAULT).unwrap(), Outcome::NoName);
+        }
+    });
+    let took = begun.elapsed();
+    kill(keeper, Signal::SIGCONT).unwrap();
+    assert!(took < Duration::from_secs(10), "200 questions took {took:?}");
+    let resolver = Host::PublicResolver.at(Family::V4, 53);
+    wait_for("it to open again", || {
+        let outcome = guarded.job().inside(|prober| prober.by_name(resolver, WEB));
+        (outcome == Outcome::Reached(Host::Web)).then_some(())
+    });
 }
 
 // ---- Strict.
@@ -387,6 +437,17 @@ pub fn observed_clients_are_refused_nothing_and_recorded(mode: Mode) {
     for way in ["dns", "address", "dot", "doh"] {
         guarded.wait_for_attempt(way, "observed");
     }
+}
+
+/// Not even those that were there when the address became known.
+pub fn connections_that_are_only_observed_are_not_cut(mode: Mode) {
+    let bed = Bed::new();
+    let mut before = job_in(&bed, mode)
+        .inside(|prober| Family::BOTH.map(|family| prober.converse(Host::Foreign.at(family, 22)).unwrap()));
+    let guarded =
+        Guarded::on(bed, mode, Rules { rest: "[policy]\nmode = \"observe\"\n".to_owned(), ..Rules::default() });
+    guarded.wait_for_denied(Host::Foreign);
+    assert!(before.iter_mut().all(|conversation| conversation.goes_on()));
 }
 
 pub fn an_exception_opens_its_name_for_a_time_and_then_cuts(mode: Mode) {

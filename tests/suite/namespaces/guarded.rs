@@ -4,6 +4,8 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use nix::unistd::Pid;
@@ -143,6 +145,14 @@ impl Guarded {
             }
         }
         failures
+    }
+
+    /// Waits until the rules know an ingress, and a little longer than it takes to end what goes there.
+    pub fn wait_for_denied(&self, host: Host) {
+        let address = host.address(Family::V4).to_string();
+        let set = ["nft", "list", "set", "inet", "tunnelwarden", "ingress_v4"];
+        wait_for("a denied address", || self.bed.appliance().must(&set, "").contains(&address).then_some(()));
+        thread::sleep(Duration::from_millis(500));
     }
 
     /// Waits until the record has an attempt of this way; of any decision where none is named.
