@@ -46,7 +46,7 @@ const TIMED_CLIENTS: u32 = 20_000;
 /// With nothing, and with so many leases.
 pub(crate) fn measure(binary: &Path, leases: u32, inserts: u32, reloads: usize) -> anyhow::Result<[Standing; 2]> {
     let appliance = Namespace::new();
-    appliance.ip("link add lan0 type dummy\naddr add 10.77.1.1/24 dev lan0\nlink set lan0 up\n");
+    appliance.ip("link add lan0 type veth peer name c0\naddr add 10.77.1.1/24 dev lan0\nlink set lan0 up\n");
     let folder = folder_with(&configuration(GATEWAY))?;
     let mut command = Command::new(binary);
     command.arg("--config").arg(config_in(folder.path())).arg("keeper");

@@ -45,9 +45,10 @@ use anyhow::bail;
 
 use trial::Effort;
 
-const USAGE: &str = "usage: cargo bench --bench firewall -- [--quick] [--rounds N]
-  --quick     one short round of everything, no judgement: does it all run?
-  --rounds N  so many rounds; 12, and 1 with --quick
+const USAGE: &str = "usage: cargo bench --bench firewall -- [--quick] [--rounds N] [--binary FILE]
+  --quick        one short round of everything, no judgement: does it all run?
+  --rounds N     so many rounds; 12, and 1 with --quick
+  --binary FILE  the tunnelwarden to measure; the one just built
 Without --quick the firewall's part of docs/performance.md is written.";
 
 fn main() -> ExitCode {
@@ -62,11 +63,13 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let (mut quick, mut rounds) = (false, None);
+    let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => quick = true,
             "--rounds" => rounds = Some(arguments.next().unwrap_or_default().parse()?),
+            "--binary" => binary = arguments.next().unwrap_or_default().into(),
             // Cargo says so to every bench.
             "--bench" => {}
             _ => bail!("{argument} is not known\n{USAGE}"),
@@ -78,7 +81,6 @@ fn run() -> anyhow::Result<()> {
     );
     let mut effort = if quick { Effort::QUICK } else { Effort::FULL };
     effort.rounds = rounds.unwrap_or(effort.rounds);
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
     let results = trial::run(effort, &binary)?;
     println!("{}", report::tables(&results));
     if quick {

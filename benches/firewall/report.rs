@@ -99,7 +99,7 @@ impl What {
         match self {
             Self::Stream | Self::SingleStream => "Gbit/s",
             Self::SetUp => "a second",
-            Self::Datagrams => "thousands a second",
+            Self::Datagrams => "thousands a second of CPU",
         }
     }
 

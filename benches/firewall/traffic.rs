@@ -12,6 +12,7 @@ use socket2::SockRef;
 
 use crate::{
     internet::{PING, STREAM, hello},
+    machine::own_cpu_time,
     road::{ARRIVAL, CLIENT, CLIENT_CPU, Road, SITE, at, pin},
 };
 
@@ -90,8 +91,8 @@ fn connect(to: Ipv4Addr, wish: u8) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// How many small datagrams of one flow a second arrive, sent as fast as they leave. Nobody reads them: who sends one
-/// carries it all the way, and a reader would only be in the way.
+/// How many small datagrams of one flow arrive in a second of CPU time, sent as fast as they leave. Nobody reads them:
+/// who sends one carries it all the way, and a reader would only be in the way.
 pub(crate) fn datagrams(road: &Road, time: Duration) -> anyhow::Result<f64> {
     let server = road.internet.inside(|| UdpSocket::bind(at(SITE, 0)))?;
     let client = road.client.inside(|| UdpSocket::bind(at(CLIENT, 0)))?;
@@ -108,11 +109,11 @@ pub(crate) fn datagrams(road: &Road, time: Duration) -> anyhow::Result<f64> {
     let before = arrived()?;
     let took = road.client.inside(|| -> anyhow::Result<Duration> {
         pin(CLIENT_CPU)?;
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), own_cpu_time());
         while began.elapsed() < time {
             (0..BURST).for_each(|_| drop(client.send(&DATAGRAM)));
         }
-        Ok(began.elapsed())
+        Ok(own_cpu_time() - before)
     })?;
     Ok((arrived()? - before) as f64 / took.as_secs_f64())
 }
