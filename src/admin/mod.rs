@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use readiness::{Check, Condition, NotReadiness, Readiness};
+pub use readiness::{Check, Condition, LEARNING, NotReadiness, Readiness};
 pub use server::serve;
 
-use crate::{audit::Recorder, gateway::Gateway, metrics::Metrics};
+use crate::{audit::Recorder, gateway::Gateway, ingress::Progress, keeper::Keeper, metrics::Metrics};
 
 /// The page that says whether questions are answered.
 pub const READY: &str = "/readyz";
@@ -36,6 +36,8 @@ pub struct View {
     pub listening: Vec<SocketAddr>,
     /// How the files were read last.
     pub files: watch::Receiver<Files>,
+    /// What holds the firewall, and how far learning is; `None` without one.
+    pub firewall: Option<(Arc<Keeper>, watch::Receiver<Progress>)>,
     /// When the process started.
     pub started: Timestamp,
     /// Cancelled when questions are no longer taken.

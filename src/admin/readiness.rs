@@ -4,18 +4,19 @@
 //! upstream silent we still refuse foreign ingresses, answer from the cache and record; all replicas share those
 //! upstreams, so that unreadiness would take them all away at once, and a restart would only empty their caches.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{Reading, View};
-use crate::{audit, upstream::State};
+use crate::{audit, keeper::Standing, upstream::State};
 
 /// Every check, in a fixed order.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Readiness {
-    /// `listeners`, `policy`, `upstream`, `record`.
+    /// `listeners`, `policy`, `upstream`, `record`, and `firewall` where there is one.
     pub checks: Vec<Check>,
 }
 
@@ -47,10 +48,18 @@ pub enum Condition {
 #[error("whoever listens there is no tunnelwarden")]
 pub struct NotReadiness;
 
+/// How long readiness waits for the first lookups of ingress names.
+pub const LEARNING: Duration = Duration::from_secs(10);
+
 impl Readiness {
     /// Looks at everything.
     pub(super) fn of(view: &View) -> Self {
-        Self { checks: vec![listeners(view), policy(view), upstream(view), record(&view.recorder.health())] }
+        let mut checks = vec![listeners(view), policy(view), upstream(view), record(&view.recorder.health())];
+        if let Some((keeper, progress)) = &view.firewall {
+            let age = Timestamp::now().duration_since(view.started).unsigned_abs();
+            checks.push(firewall(keeper.standing(), progress.borrow().pending, age));
+        }
+        Self { checks }
     }
 
     /// Are questions answered?
@@ -86,6 +95,20 @@ fn policy(view: &View) -> Check {
         Some(what) => format!("the files as read at {:.0} {what}; in force: {in_force}", files.read_at),
     };
     Check::new("policy", condition, reason)
+}
+
+/// It has to be in force. Just after a start it is not yet known where ingresses are; that is waited for, for a while.
+fn firewall(standing: Standing, pending: usize, age: Duration) -> Check {
+    let condition = match standing {
+        Standing::Held(_) if pending > 0 && age < LEARNING => {
+            let reason = format!("{standing}; {pending} ingress names are being looked up for the first time");
+            return Check::new("firewall", Condition::Failed, reason);
+        }
+        Standing::Held(_) => Condition::Ok,
+        Standing::Unknown | Standing::Unattended => Condition::Failed,
+        Standing::Removed => Condition::Degraded,
+    };
+    Check::new("firewall", condition, standing.to_string())
 }
 
 /// Each set of servers has to have one that answers.

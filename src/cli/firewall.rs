@@ -1,12 +1,17 @@
 //! `tunnelwarden firewall`: the packet filter's rules, shown, applied, compared and taken away.
 
+use std::path::Path;
+
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::{Common, Exit, load, print_json};
+use super::{Common, Exit, control_socket, learned, load, print_json, socket_or_default};
 use crate::{
     config::Config,
-    firewall::{self, Difference, Ruleset},
+    control::{self, Change, ClientError, Firewall, Reply, Request},
+    firewall::{self, Difference, Mode, Ruleset},
+    ingress::Report,
+    keeper::Counts,
 };
 
 /// What `firewall` takes.
@@ -43,6 +48,9 @@ struct Show {
 struct Status {
     same: bool,
     differences: Vec<Difference>,
+    /// What the daemon says of it; none where there is no daemon.
+    held: Option<Firewall>,
+    learned: Option<Report>,
 }
 
 pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
@@ -51,9 +59,9 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
             anstream::print!("{}", ruleset(&load(common)?, *uid)?);
             Ok(Exit::Done)
         }
-        Action::Apply => apply(&ruleset(&load(common)?, None)?),
-        Action::Status => status(&load(common)?, common.json),
-        Action::Remove => remove(),
+        Action::Apply => apply(&load(common)?, common),
+        Action::Status => status(&load(common)?, common),
+        Action::Remove => remove(common),
     }
 }
 
@@ -72,15 +80,20 @@ fn asked_for(config: &Config, uid: Option<u32>) -> anyhow::Result<Option<Ruleset
     }
     let uid = match uid {
         Some(uid) => uid,
-        None => firewall::uid_of(&options.user).context("the rules know the forwarder by its user")?,
+        None => firewall::uid_of(options).context("the rules know the forwarder by its user")?,
     };
     Ok(Ruleset::new(options, &config.policy, uid))
 }
 
-/// Changes the kernel itself.
-fn apply(ruleset: &Ruleset) -> anyhow::Result<Exit> {
-    firewall::apply(ruleset)?;
-    let differences = firewall::compare(ruleset)?;
+/// Through the daemon where one holds the firewall: the table is its keeper's. Else changes the kernel itself.
+fn apply(config: &Config, common: &Common) -> anyhow::Result<Exit> {
+    let ruleset = ruleset(config, None)?;
+    if change(&socket_or_default(config.listen.socket.clone(), common)?, Change::Apply)? {
+        anstream::println!("in force: table inet {}, by the running daemon", firewall::TABLE);
+        return Ok(Exit::Done);
+    }
+    firewall::apply(&ruleset)?;
+    let differences = firewall::compare(&ruleset)?;
     if !differences.is_empty() {
         return Err(firewall::Failure::NotTaken(differences).into());
     }
@@ -88,25 +101,69 @@ fn apply(ruleset: &Ruleset) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
+/// Asks the daemon for a change; no, where nobody holds the firewall.
+fn change(socket: &Path, change: Change) -> anyhow::Result<bool> {
+    match control::send(socket, &Request::Firewall { change: Some(change) }) {
+        Ok(Reply::Firewall(Firewall::Held { .. })) => Ok(true),
+        Ok(Reply::Firewall(Firewall::Refused { reason })) => bail!("the running daemon did not do it: {reason}"),
+        Ok(Reply::Firewall(Firewall::None)) | Err(ClientError::Absent { .. }) => Ok(false),
+        Ok(Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Following | Reply::Refused { .. }) => {
+            bail!("the daemon answered something else")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn status(config: &Config, common: &Common) -> anyhow::Result<Exit> {
     let differences = match asked_for(config, None)? {
         Some(ruleset) => firewall::compare(&ruleset)?,
         None => firewall::compare_with_none()?,
     };
+    let socket = socket_or_default(config.listen.socket.clone(), common)?;
+    let held = control::send(&socket, &Request::Firewall { change: None });
+    let held = match held {
+        Ok(Reply::Firewall(held)) => Some(held),
+        Ok(_) | Err(_) => None,
+    };
+    let learned = learned::ask(&socket).ok();
     let same = differences.is_empty();
-    if json {
-        print_json(&Status { same, differences })?;
-    } else if same {
-        anstream::println!("the kernel has the rules that the configuration asks for");
+    if common.json {
+        print_json(&Status { same, differences, held, learned })?;
     } else {
-        differences.iter().for_each(|difference| anstream::println!("{difference}"));
+        print(&differences, held, config.firewall.mode);
+        if let Some(learned) = learned {
+            anstream::print!("learned: ");
+            learned::show(&learned, &config.policy, &mut (false, &mut anstream::stdout().lock()))?;
+        }
     }
     Ok(if same { Exit::Done } else { Exit::No })
 }
 
+fn print(differences: &[Difference], held: Option<Firewall>, mode: Mode) {
+    match (differences, mode) {
+        ([], Mode::Off) => anstream::println!("there are no rules, as the configuration asks for"),
+        ([], Mode::Host | Mode::Gateway) => {
+            anstream::println!("the kernel has the rules that the configuration asks for");
+        }
+        (differences, _) => differences.iter().for_each(|difference| anstream::println!("{difference}")),
+    }
+    match held {
+        Some(Firewall::Held { standing, counts }) => {
+            let Counts { leases, ports, denied, .. } = counts;
+            anstream::println!("table: {standing}");
+            anstream::println!("open: {leases} addresses, {ports} ports; ingress addresses: {denied}");
+        }
+        Some(Firewall::Refused { reason }) => anstream::println!("the daemon does not say how it stands: {reason}"),
+        Some(Firewall::None) => anstream::println!("the running daemon has no firewall: nothing opens or learns"),
+        None => anstream::println!("no daemon answers: what was learned and is open is not known"),
+    }
+}
+
 /// Needs no configuration: broken files must not keep anybody from opening the network again.
-fn remove() -> anyhow::Result<Exit> {
-    if firewall::remove()? {
+fn remove(common: &Common) -> anyhow::Result<Exit> {
+    if change(&control_socket(common)?, Change::Remove)? {
+        anstream::println!("removed: table inet {}, by the running daemon", firewall::TABLE);
+    } else if firewall::remove()? {
         anstream::println!("removed: table inet {}", firewall::TABLE);
     } else {
         anstream::println!("there was no table inet {}", firewall::TABLE);

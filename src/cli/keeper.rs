@@ -18,11 +18,20 @@ use crate::{
     upstream,
 };
 
-pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
+/// What `keeper` takes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// Keep the rights to look into everybody's processes
+    #[arg(long)]
+    processes: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
     let started = "the keeper is started by `tunnelwarden serve`";
     let requests = Channel::from_stdin().context(started)?;
     let notices = Channel::from_stdout().context(started)?;
-    rights::keep_only(&[Right::NetAdmin]).context("cannot give up rights")?;
+    let more: &[Right] = if arguments.processes { &[Right::SysPtrace, Right::DacReadSearch] } else { &[] };
+    rights::keep_only(&[&[Right::NetAdmin], more].concat()).context("cannot give up rights")?;
     let outcome = keeper::run(requests, notices, || terms(common).map_err(|error| format!("{error:#}")));
     // What was wrong was said, and is printed where it was heard.
     Ok(if outcome.is_ok() { Exit::Done } else { Exit::Failed })
@@ -36,7 +45,7 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         bail!("{}", first.map(ToString::to_string).unwrap_or_default());
     };
     let options = &config.firewall;
-    let uid = firewall::uid_of(&options.user)?;
+    let uid = firewall::uid_of(options)?;
     let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
     let interfaces = Interfaces::read().context("cannot read the interfaces")?;
     Ok(Terms {

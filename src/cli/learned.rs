@@ -21,7 +21,7 @@ use crate::{
 pub fn ask(socket: &Path) -> anyhow::Result<Report> {
     match control::send(socket, &Request::Learned)? {
         Reply::Learned(report) => Ok(report),
-        Reply::Reload(_) | Reply::Flushed | Reply::Firewall { .. } | Reply::Following | Reply::Refused { .. } => {
+        Reply::Reload(_) | Reply::Flushed | Reply::Firewall(_) | Reply::Following | Reply::Refused { .. } => {
             bail!("the daemon answered something else")
         }
     }

@@ -9,6 +9,7 @@ mod healthcheck;
 mod keeper;
 pub mod learned;
 mod reload;
+mod scout;
 mod serve;
 mod ways;
 
@@ -96,7 +97,10 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// What `serve` starts to hold the firewall
     #[command(hide = true)]
-    Keeper,
+    Keeper(keeper::Arguments),
+    /// What `serve` starts to see whether it is asked
+    #[command(hide = true)]
+    Scout(scout::Arguments),
 }
 
 /// Why a command ends early, beyond what it printed itself.
@@ -122,7 +126,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Firewall(arguments) => firewall::run(arguments, &line.common),
         Command::Export(arguments) => export::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
-        Command::Keeper => keeper::run(&line.common),
+        Command::Keeper(arguments) => keeper::run(arguments, &line.common),
+        Command::Scout(arguments) => scout::run(arguments),
     };
     result.unwrap_or_else(|error| {
         if is_unheard(&error) {
@@ -224,6 +229,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
     });
     let denied = denied
+        || matches!(error.downcast_ref::<daemon::guard::Unguarded>(), Some(daemon::guard::Unguarded::NoRight))
         || matches!(
             error.downcast_ref::<crate::firewall::Failure>(),
             Some(crate::firewall::Failure::NotPermitted(_) | crate::firewall::Failure::NoNamespace(_))

@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     }
     let report = match sent? {
         Reply::Reload(report) => report,
-        Reply::Flushed | Reply::Learned(_) | Reply::Firewall { .. } | Reply::Following | Reply::Refused { .. } => {
+        Reply::Flushed | Reply::Learned(_) | Reply::Firewall(_) | Reply::Following | Reply::Refused { .. } => {
             bail!("the daemon answered something else")
         }
     };

@@ -23,6 +23,9 @@ const REMEMBER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 /// Longest name of an interface (IFNAMSIZ, with the zero behind it).
 const MAX_INTERFACE: usize = 15;
 
+/// Its programs are not held apart from each other.
+const ROOT: &str = "root";
+
 /// Longest name of a user (useradd(8)).
 const MAX_USER: usize = 32;
 
@@ -68,15 +71,28 @@ fn read_section(table: &mut Table<'_>) -> Section {
         });
         set(target, networks);
     }
-    set(&mut options.user, table.take("user", read_user));
+    set(
+        &mut options.user,
+        table.take("user", |value| {
+            note("user", value);
+            read_user(value)
+        }),
+    );
     set(&mut options.gate_port, table.take("gate-port", |value| value.integer(1..=u16::MAX)));
+    set(
+        &mut options.processes,
+        table.take("processes", |value| {
+            note("processes", value);
+            value.boolean()
+        }),
+    );
     set(&mut options.on_stop, table.take("on-stop", |value| value.keyword(&ON_STOP)));
     section.nat64 = table.list("nat64", read_prefix).unwrap_or_default();
     section.remember = table.take("remember", |value| value.duration(REMEMBER));
     // Nothing that is empty says anything.
-    let Options { strict, lan, exempt, fixed, ntp, .. } = &section.options;
-    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty()];
-    let keys = ["strict", "lan", "exempt", "static", "ntp"];
+    let Options { strict, lan, exempt, fixed, ntp, processes, .. } = &section.options;
+    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes];
+    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes"];
     section.given.retain(|(key, _)| !keys.iter().zip(silent).any(|(known, silent)| known == key && silent));
     if let Some(Located { value, place }) = mode {
         section.options.mode = value;
@@ -113,7 +129,7 @@ impl Section {
         match options.mode {
             Mode::Off => without_mode(&self.given, problems),
             Mode::Host => on_host(&options, place, &self.given, problems),
-            Mode::Gateway => on_gateway(&options, place, problems),
+            Mode::Gateway => on_gateway(&options, place, &self.given, problems),
         }
         if options.mode != Mode::Off && !options.strict {
             for (key, place) in self.given.iter().filter(|(key, _)| *key == "ntp") {
@@ -133,9 +149,18 @@ fn without_mode(given: &[(&'static str, Place)], problems: &mut Problems) {
 }
 
 fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
+    for (_, place) in given.iter().filter(|(key, _)| *key == "user" && options.user == ROOT) {
+        let error = Problem::error(place, "the forwarder cannot be root: all of root's programs would be let out");
+        problems.push(error.hint("make a user of its own: useradd --system --no-create-home tunnelwarden"));
+    }
     for (key, place) in given.iter().filter(|(key, _)| ["lan", "exempt"].contains(key)) {
         let error = Problem::error(place, format!("{key:?} is for clients of a gateway, and this is mode \"host\""));
         problems.push(error.hint("take it out, or set mode = \"gateway\""));
+    }
+    if let Some(server) = options.resolvers.iter().find(|server| server.ip().is_loopback()) {
+        let message =
+            format!("the upstream server {server} is on this machine, and what it asks would be turned to us");
+        problems.push(Problem::error(place, message).hint("name the servers that it asks in [upstream]"));
     }
     if !options.answers_v4() {
         let error =
@@ -145,7 +170,16 @@ fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], pr
     shared_port(options, place, problems);
 }
 
-fn on_gateway(options: &Options, place: &Place, problems: &mut Problems) {
+fn on_gateway(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
+    for (_, place) in given.iter().filter(|(key, _)| *key == "user" && options.user == ROOT) {
+        let warning =
+            Problem::warning(place, "who takes over a forwarder that is root may rewrite what its keeper reads");
+        problems.push(warning.hint("make a user of its own: useradd --system --no-create-home tunnelwarden"));
+    }
+    for (_, place) in given.iter().filter(|(key, _)| *key == "processes") {
+        let error = Problem::error(place, "\"processes\" is for a host's own, and this is mode \"gateway\"");
+        problems.push(error.hint("take it out: what runs on clients cannot be seen from here"));
+    }
     if options.lan.is_empty() {
         let error =
             Problem::error(place, "mode \"gateway\" needs \"lan\": the interfaces behind which the clients are");
@@ -191,12 +225,6 @@ fn read_user(value: &Value<'_>) -> Option<String> {
         let begins = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
         if !begins || text.len() > MAX_USER || !text.bytes().all(plain) {
             return Err(Fault::from(format!("{} is no name of a user", quoted(text))));
-        }
-        if text == "root" {
-            let fault = Fault::from(
-                "\"root\" cannot be the forwarder's user: all of root's programs would be let out".to_owned(),
-            );
-            return Err(fault.hint("make one of its own: useradd --system --no-create-home tunnelwarden"));
         }
         Ok(text.to_owned())
     })

@@ -81,7 +81,7 @@ fn converse(path: &Path, request: &Request) -> Result<(Reply, BufReader<UnixStre
         Reply::Refused { reason } => {
             Err(ClientError::NotPermitted { path: path.into(), source: io::Error::other(reason) })
         }
-        reply @ (Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Firewall { .. } | Reply::Following) => {
+        reply @ (Reply::Reload(_) | Reply::Flushed | Reply::Learned(_) | Reply::Firewall(_) | Reply::Following) => {
             Ok((reply, stream))
         }
     }

@@ -8,5 +8,5 @@ mod protocol;
 mod server;
 
 pub use client::{ClientError, follow, send};
-pub use protocol::{Change, Outcome, ReloadReport, Reply, Request};
+pub use protocol::{Change, Firewall, Outcome, ReloadReport, Reply, Request};
 pub use server::{Asked, Command, ServerError, serve};

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ingress;
+use crate::{
+    ingress,
+    keeper::{Counts, Standing},
+};
 
 /// What a client asks for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -17,10 +20,10 @@ pub enum Request {
     Flush,
     /// Say which ingress addresses were learned.
     Learned,
-    /// Put the firewall's rules in force anew, or take them away; for root alone.
+    /// Say how the firewall stands; or put its rules in force anew, or take them away, for root alone.
     Firewall {
-        /// What.
-        change: Change,
+        /// What is to become of them; nothing.
+        change: Option<Change>,
     },
     /// Send each attempt as it is recorded, a JSON object a line, until the client goes.
     Follow,
@@ -36,6 +39,26 @@ pub enum Change {
     Remove,
 }
 
+/// How the firewall stands, and what came of a change.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "firewall", rename_all = "kebab-case")]
+pub enum Firewall {
+    /// This daemon has none.
+    None,
+    /// It has one.
+    Held {
+        /// The table.
+        standing: Standing,
+        /// What is in it.
+        counts: Counts,
+    },
+    /// The change was not made, or the keeper does not say.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// What the daemon answers.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
@@ -46,11 +69,8 @@ pub enum Reply {
     Flushed,
     /// What was learned.
     Learned(ingress::Report),
-    /// What came of a change of the firewall's rules.
-    Firewall {
-        /// Why it was not made; `None` where it was.
-        refused: Option<String>,
-    },
+    /// How the firewall stands now.
+    Firewall(Firewall),
     /// Every attempt from now on follows, a line each.
     Following,
     /// The request was not understood or not permitted.

@@ -19,8 +19,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, ReloadReport, Reply, Request};
-use crate::{audit::Recorder, ingress::Ingress, keeper::Keeper, metrics::Metrics, sys};
+use super::{Change, Firewall, ReloadReport, Reply, Request};
+use crate::{
+    audit::Recorder,
+    ingress::Ingress,
+    keeper::{Keeper, KeeperError},
+    metrics::Metrics,
+    sys,
+};
 
 /// Connections at once, followers among them.
 const CONNECTIONS: usize = 32;
@@ -158,13 +164,12 @@ async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
             say(&mut stream, &Reply::Flushed).await
         }
         Ok(Request::Learned) => say(&mut stream, &Reply::Learned(ingress.report())).await,
+        Ok(Request::Firewall { change: Some(_) }) if stream.peer_cred()?.uid() != 0 => {
+            say(&mut stream, &refused("the firewall is root's to change")).await
+        }
         Ok(Request::Firewall { change }) => {
-            let reply = if stream.peer_cred()?.uid() == 0 {
-                change_firewall(asked.keeper.clone(), change).await
-            } else {
-                refused("the firewall is root's to change")
-            };
-            say(&mut stream, &reply).await
+            let firewall = ask_keeper(asked.keeper.clone(), change).await;
+            say(&mut stream, &Reply::Firewall(firewall)).await
         }
         Ok(Request::Follow) => relay(&mut stream, recorder).await,
         Err(error) => say(&mut stream, &refused(&format!("not a request: {error}"))).await,
@@ -181,18 +186,27 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
         || sys::peer::groups(stream)?.contains(&group))
 }
 
-async fn change_firewall(keeper: Option<Arc<Keeper>>, change: Change) -> Reply {
-    let Some(keeper) = keeper else {
-        return Reply::Firewall { refused: Some("this daemon runs without a firewall".to_owned()) };
-    };
-    let outcome = spawn_blocking(move || match change {
-        Change::Apply => keeper.reload(),
-        Change::Remove => keeper.remove(),
+async fn ask_keeper(keeper: Option<Arc<Keeper>>, change: Option<Change>) -> Firewall {
+    let Some(keeper) = keeper else { return Firewall::None };
+    let asked = spawn_blocking(move || {
+        match change {
+            Some(Change::Apply) => keeper.reload()?,
+            Some(Change::Remove) => keeper.remove()?,
+            None => {}
+        }
+        Ok((keeper.counts()?, keeper.standing()))
     });
-    match outcome.await {
-        Ok(Ok(())) => Reply::Firewall { refused: None },
-        Ok(Err(error)) => Reply::Firewall { refused: Some(error.to_string()) },
-        Err(error) => Reply::Firewall { refused: Some(error.to_string()) },
+    match asked.await.unwrap_or(Err(KeeperError::Gone)) {
+        Ok((counts, standing)) => Firewall::Held { standing, counts },
+        Err(error) => Firewall::Refused { reason: in_full(&error) },
+    }
+}
+
+/// An error and what it came from.
+fn in_full(error: &KeeperError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

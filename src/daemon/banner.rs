@@ -15,18 +15,19 @@ use tokio::runtime::Handle;
 use crate::{
     audit::{Recorder, Sink, Store, line},
     config::{Config, Outline},
+    firewall,
+    keeper::Standing,
     policy::Mode,
 };
 
 /// Says what is up. On standard output, unless attempts go there as JSON.
 pub(super) fn print(
     config: &Config,
-    addresses: &[SocketAddr],
-    skipped: &[SocketAddr],
-    admin: Option<SocketAddr>,
+    doors: (&[SocketAddr], &[SocketAddr], Option<SocketAddr>),
+    firewall: Option<Standing>,
     state_dir: &Path,
 ) {
-    let text = text(config, addresses, skipped, admin, state_dir);
+    let text = text(config, doors, firewall, state_dir);
     if config.audit.sinks.contains(&Sink::Stdout) {
         anstream::eprint!("{text}");
     } else {
@@ -54,9 +55,8 @@ pub(super) fn follow(recorder: &Recorder) {
 
 fn text(
     config: &Config,
-    addresses: &[SocketAddr],
-    skipped: &[SocketAddr],
-    admin: Option<SocketAddr>,
+    (addresses, skipped, admin): (&[SocketAddr], &[SocketAddr], Option<SocketAddr>),
+    firewall: Option<Standing>,
     state_dir: &Path,
 ) -> String {
     let mut text = format!("tunnelwarden {}\n", env!("CARGO_PKG_VERSION"));
@@ -76,6 +76,9 @@ fn text(
     row("upstream", &servers.join(", "));
     row("policy", &policy(config));
     row("own ingress", &own_ingress(&config.outline));
+    if let Some(standing) = firewall {
+        row("firewall", &enforced(&config.firewall, standing));
+    }
     if let Some(address) = addresses.first() {
         let (ip, port) = (address.ip(), address.port());
         row("try", &format!("dig @{ip} -p {port} connect.eu.ngrok-agent.com"));
@@ -99,6 +102,16 @@ fn policy(config: &Config) -> String {
         }
     }
     text
+}
+
+fn enforced(options: &firewall::Options, standing: Standing) -> String {
+    let mode = match options.mode {
+        firewall::Mode::Off => "off".to_owned(),
+        firewall::Mode::Host => "this host".to_owned(),
+        firewall::Mode::Gateway => format!("gateway of {}", options.lan.join(", ")),
+    };
+    let strict = if options.strict { ", strict" } else { "" };
+    format!("{mode}{strict}; table inet {} {standing}", firewall::TABLE)
 }
 
 fn own_ingress(outline: &Outline) -> String {

@@ -8,17 +8,17 @@ use tokio::{
     runtime::Handle,
     sync::oneshot,
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::guard::Guard;
+use super::guard::{Guard, Scout};
 use crate::{
     audit::{Attempt, Decision, Evidence, Process, Recorder, Transport, Way},
     gate::{self, Gate, Witness},
     gateway::Gateway,
     ingress::Ingress,
-    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Way as Tried},
+    keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Standing, Way as Tried},
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -34,6 +34,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often what an exception opened is looked through.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the scout may take.
+const SCOUTING: Duration = Duration::from_secs(3);
 
 /// What holds the firewall while we run.
 pub(super) struct Enforcement {
@@ -61,24 +64,31 @@ impl Enforcement {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let Guard { keeper, notices, .. } = guard;
+        let Guard { keeper, notices, scout, obstacles, .. } = guard;
+        for obstacle in &obstacles {
+            tracing::warn!("somebody else's rules turn away what is turned to us: {obstacle}");
+        }
         let Watched { gateway, ingress, recorder, metrics } = watched;
         let house = gate::House {
             gateway: Arc::clone(&gateway),
             metrics: Arc::clone(&metrics),
             options: gate::Options::default(),
-            witness: leases.has_one_client().then(|| witness(Arc::clone(&keeper))),
+            witness: leases.has_one_client().then(|| witness(Arc::clone(&leases))),
         };
         let gate = gate.serve(house, &Handle::current(), stop.clone()).context("cannot serve the gate")?;
+        if let Some(scout) = scout {
+            tasks.spawn(send_out(scout, Arc::clone(&gateway), stop.clone()));
+        }
         tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
         tasks.spawn(end_dated(leases, stop.clone()));
         let (told, gone) = oneshot::channel();
-        let hear = move || {
-            record_denied(&notices, &gateway, &recorder, &metrics);
+        let speaker = Arc::clone(&keeper);
+        let listen = move || {
+            hear(&speaker, &notices, &gateway, &recorder, &metrics);
             // Who stops does not listen any more.
             let _ = told.send(());
         };
-        thread::Builder::new().name("firewall".to_owned()).spawn(hear).context("cannot start a thread")?;
+        thread::Builder::new().name("firewall".to_owned()).spawn(listen).context("cannot start a thread")?;
         Ok(Self { keeper, gate, gone })
     }
 
@@ -100,6 +110,23 @@ impl Enforcement {
         if let Ok(Err(error)) = spawn_blocking(move || keeper.say_bye()).await {
             tracing::warn!(%error, "the keeper of the firewall did not hear of the stop; its rules stay");
         }
+    }
+}
+
+/// Lets the scout ask, and says so where its question does not come here.
+async fn send_out(scout: Scout, gateway: Arc<Gateway>, stop: CancellationToken) {
+    let Scout { name, mut process } = scout;
+    gateway.expect_scout(name);
+    // The end of its input is its word.
+    drop(process.stdin.take());
+    let ended = spawn_blocking(move || process.wait());
+    let in_time = timeout(SCOUTING, ended);
+    if stop.run_until_cancelled(in_time).await.is_some() && !gateway.scout_came() {
+        tracing::warn!(
+            "a question of this machine that should have been turned to us did not arrive: see `nft list ruleset` for \
+             somebody else's rules of the output or input hook that drop port 53; this opens a chain of theirs: \
+             nft insert rule FAMILY TABLE CHAIN oifname lo accept"
+        );
     }
 }
 
@@ -150,8 +177,8 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>) -> (HashSet
     }
 }
 
-/// Puts on record what the kernel refused, until the keeper is gone.
-fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+/// Puts on record what the kernel refused, and keeps how the table stands, until the keeper is gone.
+fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
     // An error is an end too: the keeper that says what is no notice is none.
     while let Ok(Some(notice)) = notices.next(None) {
         match notice {
@@ -159,7 +186,7 @@ fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metr
                 metrics.packets_suppressed.add(u64::from(denied.suppressed));
                 recorder.record(attempt(&denied, gateway));
             }
-            Notice::Ready(_) => {}
+            Notice::Ready(protection) => keeper.stands(Standing::Held(protection)),
             Notice::Restored => {
                 metrics.firewall_restored.increment();
                 tracing::warn!("somebody else changed table inet tunnelwarden; it is as it was");
@@ -167,6 +194,7 @@ fn record_denied(notices: &Notices, gateway: &Gateway, recorder: &Recorder, metr
             Notice::Trouble { trouble, words } => tracing::error!("firewall: {trouble}: {words}"),
         }
     }
+    keeper.stands(Standing::Unattended);
 }
 
 fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
@@ -211,14 +239,9 @@ fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {
 }
 
 /// Asks the keeper whose a connection of this machine is.
-fn witness(keeper: Arc<Keeper>) -> Witness {
+fn witness(leases: Arc<Leases>) -> Witness {
     const TCP: u8 = 6;
-    Arc::new(move |client, destination| {
-        let found = keeper.process(TCP, client, destination).ok().flatten()?;
-        let exe = Some(found.exe).filter(|exe| !exe.is_empty());
-        let cgroup = found.cgroup.map(|id| id.to_string());
-        Some(Process { pid: found.id, exe, uid: found.user, cgroup })
-    })
+    Arc::new(move |client, destination| leases.process_of(TCP, client, Some(destination)).map(Process::from))
 }
 
 /// The transport of a protocol number of the IP header.

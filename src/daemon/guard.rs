@@ -13,7 +13,7 @@ use std::{
         process::CommandExt as _,
     },
     path::Path,
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::Arc,
 };
 
@@ -23,8 +23,9 @@ use thiserror::Error;
 
 use crate::{
     config::Config,
-    firewall::{Mode, Options},
+    firewall::{Mode, Obstacle, Options},
     keeper::{Keeper, Notices, Protection},
+    name::DomainName,
     sys::rights::{self, Right},
     upstream,
 };
@@ -38,6 +39,19 @@ pub struct Guard {
     pub notices: Notices,
     /// What keeps others from changing the table.
     pub protection: Protection,
+    /// On a host: sees whether its questions are turned to us.
+    pub scout: Option<Scout>,
+    /// Other people's rules that turn away what is turned to us, and the lines that would open them.
+    pub obstacles: Vec<String>,
+}
+
+/// A process of another user than ours that waits for a word, and then asks somebody else for a name.
+#[derive(Debug)]
+pub struct Scout {
+    /// The name.
+    pub name: DomainName,
+    /// Ends soon after its standard input does.
+    pub process: Child,
 }
 
 /// Why there is no enforcing.
@@ -73,7 +87,9 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
         hand_over(state_dir, &user)
             .with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
     }
-    let guard = start_keeper(named)?;
+    let mut guard = start_keeper(named, options.processes)?;
+    guard.scout = start_scout(options);
+    guard.obstacles = obstacles(options);
     step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
     Ok(Some(guard))
 }
@@ -88,7 +104,7 @@ fn looping(options: &Options) -> Option<SocketAddr> {
 }
 
 fn user(options: &Options) -> anyhow::Result<User> {
-    crate::firewall::uid_of(&options.user)?;
+    crate::firewall::uid_of(options)?;
     let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
     found.with_context(|| format!("there is no user {}", options.user))
 }
@@ -111,15 +127,42 @@ fn hand_over(folder: &Path, user: &User) -> io::Result<()> {
 }
 
 /// Runs this program once more, as the keeper.
-fn start_keeper(named: Option<&Path>) -> anyhow::Result<Guard> {
+fn start_keeper(named: Option<&Path>, processes: bool) -> anyhow::Result<Guard> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(path) = named {
         command.args([OsString::from("--config"), path.into()]);
     }
     // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
-    command.arg("keeper").arg0("tunnelwarden-keeper").process_group(0);
+    command.arg("keeper").args(processes.then_some("--processes")).arg0("tunnelwarden-keeper").process_group(0);
     let (keeper, notices, protection) = Keeper::start(command).context("the firewall cannot be enforced")?;
-    Ok(Guard { keeper: Arc::new(keeper), notices, protection })
+    Ok(Guard { keeper: Arc::new(keeper), notices, protection, scout: None, obstacles: Vec::new() })
+}
+
+/// Only root's questions are another user's than ours, and only on a host somebody of this machine can tell. That there
+/// is none takes nothing away from anybody.
+fn start_scout(options: &Options) -> Option<Scout> {
+    if options.mode != Mode::Host || !Uid::effective().is_root() {
+        return None;
+    }
+    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
+    let server = options.resolvers.iter().copied().chain(system).next()?;
+    let label = format!("{:032x}", rand::random::<u128>());
+    let name: DomainName = format!("{label}.scout.tunnelwarden.example").parse().ok()?;
+    let mut command = Command::new("/proc/self/exe");
+    let server = SocketAddr::new(server.ip(), 53).to_string();
+    command.args(["scout", &server, &name.to_string()]).arg0("tunnelwarden-scout").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    Some(Scout { name, process: command.spawn().ok()? })
+}
+
+/// On a gateway, what is turned to us comes in; and whoever closes that to clients closes it to them too.
+fn obstacles(options: &Options) -> Vec<String> {
+    if options.mode != Mode::Gateway {
+        return Vec::new();
+    }
+    let found = crate::firewall::rules_of_all().map(|listing| crate::firewall::obstacles(&listing)).unwrap_or_default();
+    let line = |obstacle: &Obstacle, lan: &String| format!("{obstacle}; its owner opens it: {}", obstacle.remedy(lan));
+    found.iter().flat_map(|obstacle| options.lan.iter().map(move |lan| line(obstacle, lan))).collect()
 }
 
 /// Becomes the user whose sockets the rules let out.

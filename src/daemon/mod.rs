@@ -35,7 +35,7 @@ use crate::{
     firewall::Mode,
     gate::Gate,
     gateway::{Access, Clock, Gateway, InForce},
-    ingress::{Ingress, Terms},
+    ingress::{Ingress, Progress, Terms},
     keeper::{Keyed, Leases},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
@@ -105,7 +105,7 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
     let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    running.tasks.spawn(tell_ready(running.enforcement.is_some().then(|| running.ingress.progress())));
 
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,6 +151,15 @@ async fn keeper_gone(enforcement: &mut Option<Enforcement>) {
         Some(enforcement) => enforcement.gone().await,
         None => std::future::pending().await,
     }
+}
+
+/// Tells systemd that we are ready. With a firewall, ingresses are looked up first, for a while: until then nobody knows
+/// where they are, and who waits for us is not let loose before.
+async fn tell_ready(learning: Option<sync::watch::Receiver<Progress>>) {
+    if let Some(mut progress) = learning {
+        let _ = tokio::time::timeout(admin::LEARNING, progress.wait_for(Progress::is_complete)).await;
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
 /// Requests that came in while another was served are served by one reload.
@@ -214,7 +223,7 @@ fn start(
     let skipped = doors.skipped().to_vec();
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
-    let enforcement = match (guard, gate, leases) {
+    let enforcement = match (guard, gate, leases.clone()) {
         (Some(guard), Some(gate), Some(leases)) => {
             let watched = firewall::Watched {
                 gateway: Arc::clone(&gateway),
@@ -236,11 +245,13 @@ fn start(
         metrics: Arc::clone(metrics),
         listening: addresses.clone(),
         files: seen,
+        firewall: leases.as_ref().map(|leases| (Arc::clone(leases.keeper()), ingress.progress())),
         started,
         stop: stop.clone(),
     };
     let admin = serve_admin(admin, view, &state, &close, &tasks).context("cannot open the admin door")?;
-    banner::print(&config, &addresses, &skipped, admin, state.folder());
+    let standing = leases.as_ref().map(|leases| leases.keeper().standing());
+    banner::print(&config, (&addresses, &skipped, admin), standing, state.folder());
     banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
     Ok((

@@ -196,7 +196,7 @@ fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
         needed.push("[cache]".to_owned());
     }
     if !is_same_firewall(before, after) {
-        needed.push("[firewall], since mode, user, gate-port or [listen] dns is another".to_owned());
+        needed.push("[firewall], since mode, user, processes, gate-port or [listen] dns is another".to_owned());
     }
     needed
 }
@@ -205,7 +205,7 @@ fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
 fn is_same_firewall(before: &Config, after: &Config) -> bool {
     let fixed = |config: &Config| {
         let options = &config.firewall;
-        (options.mode, options.user.clone(), options.gate(), options.dns.clone())
+        (options.mode, options.user.clone(), options.processes, options.gate(), options.dns.clone())
     };
     fixed(before) == fixed(after)
 }

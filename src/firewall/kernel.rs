@@ -12,7 +12,7 @@ use super::{
     Ruleset, TABLE,
     listing::{Difference, Listing},
 };
-use crate::sys::namespace::in_fresh_network;
+use crate::sys::{namespace::in_fresh_network, netlink::Netfilter};
 
 /// Where `nft` is looked for; whoever started us may have any other program in its path.
 const NFT_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -40,6 +40,9 @@ pub enum Failure {
     /// Nothing to compare with: the expected listing is made in a network of its own.
     #[error("cannot make a network namespace to compare with: it takes root, or CAP_SYS_ADMIN")]
     NoNamespace(#[source] io::Error),
+    /// The kernel would not.
+    #[error("the kernel refuses")]
+    Kernel(#[source] io::Error),
     /// The rules were loaded, and others are there.
     #[error("the kernel has other rules than were loaded: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NotTaken(Vec<Difference>),
@@ -54,11 +57,38 @@ const MAX_COMPLAINT: usize = 1000;
 /// # Errors
 /// Nothing was changed.
 pub fn apply(ruleset: &Ruleset) -> Result<(), Failure> {
-    match load(&ruleset.to_string()) {
+    let mut netfilter = Netfilter::open().map_err(failed)?;
+    let is_new = netfilter.table(TABLE).map_err(failed)?.is_none();
+    if is_new {
+        // By hand, since `nft` before 1.1 cannot make one that a keeper can own later.
+        netfilter.create_table(TABLE).map_err(failed)?;
+    }
+    match load(&without_table(&ruleset.to_string())) {
         // Asked only now: with all leases in it, a table takes seconds to list.
-        Err(Failure::Refused(_)) if !fits(ruleset)? => load(&format!("delete table inet {TABLE}\n{ruleset}")),
+        Err(Failure::Refused(_)) if !is_new && !fits(ruleset)? => {
+            load(&format!("delete table inet {TABLE}\n{ruleset}"))
+        }
+        Err(failure) if is_new => {
+            netfilter.delete_table(TABLE).map_err(failed)?;
+            Err(failure)
+        }
         outcome => outcome,
     }
+}
+
+/// The text for a table that is there already. To `nft` before 1.1 adding it again would mean to take its flags away,
+/// which the kernel refuses. The other lines keep their numbers.
+pub fn without_table(script: &str) -> String {
+    let line = format!("add table inet {TABLE}");
+    script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
+}
+
+/// Everybody's rules, as `nft` tells a program; without what is in sets.
+///
+/// # Errors
+/// They cannot be read.
+pub fn rules_of_all() -> Result<String, Failure> {
+    nft(&["-j", "-t", "list", "ruleset"], "", "read packet filter rules")
 }
 
 /// Has `nft` read a text: one transaction, all of it or nothing.
@@ -146,4 +176,11 @@ fn nft(arguments: &[&str], input: &str, doing: &'static str) -> Result<String, F
         return Err(Failure::NotPermitted(doing));
     }
     Err(Failure::Refused(said.trim().chars().take(MAX_COMPLAINT).collect()))
+}
+
+fn failed(error: io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => Failure::NotPermitted("change packet filter rules"),
+        _ => Failure::Kernel(error),
+    }
 }

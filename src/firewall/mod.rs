@@ -9,6 +9,7 @@
 //! | `script` | how sets, chains and rules are written, so that a reload leaves no gap |
 //! | `ranges` | which clients are in which mode, as disjoint ranges |
 //! | `translation` | what a network looks like from behind NAT64 |
+//! | `foreign` | other people's rules that stand in our way |
 //! | `kernel` | loads the text, takes it away, compares it with what is there |
 //! | `user` | the number of the forwarder's user |
 //! | `listing` | what `nft` lists, taken apart to be compared |
@@ -16,6 +17,7 @@
 //! Everything but `kernel` and `user` is pure. Elements that come and go while the daemon runs are not put in here.
 
 mod chains;
+mod foreign;
 mod kernel;
 mod listing;
 mod options;
@@ -27,7 +29,8 @@ mod translation;
 mod user;
 
 pub use self::{
-    kernel::{Failure, apply, compare, compare_with_none, load, remove},
+    foreign::{Obstacle, obstacles},
+    kernel::{Failure, apply, compare, compare_with_none, load, remove, rules_of_all, without_table},
     listing::Difference,
     options::{Mode, OnStop, Options},
     ruleset::Ruleset,

@@ -51,6 +51,8 @@ pub struct Options {
     pub gate_port: u16,
     /// What a stop does.
     pub on_stop: OnStop,
+    /// Host: the keeper may look into everybody's processes, to name the one that tried.
+    pub processes: bool,
     /// Where DNS is answered.
     pub dns: Vec<SocketAddr>,
     /// Upstream servers with a fixed address.
@@ -86,6 +88,7 @@ impl Default for Options {
             user: USER.to_owned(),
             gate_port: GATE_PORT,
             on_stop: OnStop::default(),
+            processes: false,
             dns: Vec::new(),
             resolvers: Vec::new(),
             asks_system: true,

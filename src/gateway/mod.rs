@@ -15,7 +15,10 @@ mod replies;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -37,7 +40,7 @@ use crate::{
     ingress::Published,
     keeper::Leases,
     metrics::Metrics,
-    name::NameBuffer,
+    name::{DomainName, NameBuffer, NameRef},
     policy::{Basis, GroupId, Moment, Policy, Reason, RuleId, Verdict},
     upstream::{self, Failure, Lane, Query, Upstream},
     wire::{
@@ -59,6 +62,14 @@ pub struct Gateway {
     recorder: Recorder,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
+    scout: OnceLock<Scout>,
+}
+
+/// A name that nobody can guess, and whether it was asked for here.
+#[derive(Debug)]
+struct Scout {
+    name: DomainName,
+    came: AtomicBool,
 }
 
 /// What a reload swaps, whole.
@@ -145,7 +156,16 @@ impl Gateway {
         metrics: Arc<Metrics>,
     ) -> Self {
         let in_force = ArcSwap::from_pointee(in_force);
-        Self { in_force, upstream: ArcSwap::new(upstream), access, cache, recorder, clock, metrics }
+        Self {
+            in_force,
+            upstream: ArcSwap::new(upstream),
+            access,
+            cache,
+            recorder,
+            clock,
+            metrics,
+            scout: OnceLock::new(),
+        }
     }
 
     /// Puts another policy in force, for questions that wait for an upstream too.
@@ -166,6 +186,17 @@ impl Gateway {
     /// Whom we ask.
     pub fn upstream(&self) -> Arc<Upstream> {
         self.upstream.load_full()
+    }
+
+    /// From now on a question for this name is refused and noted: who sent it wants to know whether it comes here. The
+    /// first such name counts.
+    pub fn expect_scout(&self, name: DomainName) {
+        let _ = self.scout.set(Scout { name, came: AtomicBool::new(false) });
+    }
+
+    /// Was the expected name asked for?
+    pub fn scout_came(&self) -> bool {
+        self.scout.get().is_some_and(|scout| scout.came.load(Ordering::Relaxed))
     }
 
     /// What is remembered.
@@ -293,6 +324,9 @@ impl Gateway {
         if self.upstream.load().is_canary(question.name) {
             return self.refuse_canary(question, reply);
         }
+        if self.is_scout(question.name) {
+            return self.refuse_own(question, reply);
+        }
         if admission == Admission::Refused {
             return self.turn_away(question.header, Some(question), reply);
         }
@@ -306,6 +340,11 @@ impl Gateway {
             Some(rcode) => self.say_error(&case, rcode, None, &mut pass.note, reply),
             None => self.look_up(packet, &case, &in_force, pass, reply),
         }
+    }
+
+    fn is_scout(&self, name: NameRef<'_>) -> bool {
+        let scout = self.scout.get().filter(|scout| scout.name.as_name() == name);
+        scout.inspect(|scout| scout.came.store(true, Ordering::Relaxed)).is_some()
     }
 
     /// What the policy says of the question: how its answer is to be treated, or why there will be none.

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use super::{Case, Gateway, Pass};
 use crate::{
+    audit,
     cache::Found,
-    keeper::{KeeperError, Leases},
+    keeper::{self, KeeperError, Leases},
     wire::{ede, reply::ExtendedError},
 };
 
@@ -18,6 +19,14 @@ pub(super) const UNOPENED: ExtendedError<'static> =
 
 /// The port that the gate watches: no answer opens it.
 const GATED: u16 = 443;
+
+impl From<keeper::Process> for audit::Process {
+    fn from(found: keeper::Process) -> Self {
+        let keeper::Process { user, cgroup, id, exe } = found;
+        let exe = Some(exe).filter(|exe| !exe.is_empty());
+        Self { pid: id, exe, uid: user, cgroup: cgroup.map(|id| id.to_string()) }
+    }
+}
 
 impl Gateway {
     /// Opens the addresses of an answer for the client, and tells how long they stay so, in seconds: no TTL may be

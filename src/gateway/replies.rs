@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Case, Gateway, Others, Step, note::Note};
 use crate::{
-    audit::{Attempt, Decision, Evidence, Likeness, Way},
+    audit::{Attempt, Decision, Evidence, Likeness, Process, Transport, Way},
     cache::{self, KeyRef},
     policy::{self, Action, Reason, RuleId},
     upstream::Failure,
@@ -114,6 +114,11 @@ impl Gateway {
     /// Our own question came back: whoever passed it on would pass on everything.
     pub(super) fn refuse_canary(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
         self.upstream.load().canary_seen(question.name);
+        self.refuse_own(question, reply)
+    }
+
+    /// A question of our own that goes no further.
+    pub(super) fn refuse_own(&self, question: &Question<'_>, reply: &mut Vec<u8>) -> Step {
         reply::error(question, Rcode::REFUSED, None, question.udp_limit(0), reply);
         Step::Reply
     }
@@ -146,6 +151,17 @@ impl Gateway {
 
 impl Case<'_> {
     /// What is recorded of it now, but for action and response code.
+    /// The process that asks, where that is one of this machine's and the firewall's keeper finds it.
+    fn process(&self) -> Option<Process> {
+        let Case { asker, in_force, .. } = self;
+        let protocol = match asker.transport {
+            Transport::Udp => libc::IPPROTO_UDP,
+            Transport::Tcp | Transport::Tls | Transport::Https => libc::IPPROTO_TCP,
+        };
+        let leases = in_force.leases.as_ref().filter(|_| asker.via.is_none())?;
+        leases.process_of(u8::try_from(protocol).ok()?, asker.client, None).map(Process::from)
+    }
+
     pub(super) fn attempt(&self, decision: Decision, rule: RuleId, evidence: Option<Evidence>) -> Attempt {
         let Case { question, asker, group, in_force, .. } = self;
         Attempt {
@@ -161,7 +177,7 @@ impl Case<'_> {
             qtype: Some(question.qtype),
             qclass: Some(question.qclass),
             destination: None,
-            process: None,
+            process: self.process(),
             rule: Arc::clone(&in_force.policy.rule(rule).label),
             evidence,
             action: None,

@@ -204,7 +204,8 @@ impl Learner {
         let learned = self.memory.learned(&self.published.load());
         self.published.store(Arc::new(learned));
         let pending = self.turns.values().filter(|turn| turn.failures.is_none()).count();
-        let progress = Progress { pending, failing: self.failing(), turned_away: self.memory.turned_away() };
+        let progress =
+            Progress { pending, has_begun: true, failing: self.failing(), turned_away: self.memory.turned_away() };
         self.progress.send_replace(progress);
     }
 

@@ -81,8 +81,16 @@ pub struct Ingress {
 pub struct Progress {
     /// Names that were not looked up yet.
     pub pending: usize,
+    has_begun: bool,
     failing: Vec<DomainName>,
     turned_away: Vec<TurnedAway>,
+}
+
+impl Progress {
+    /// Was every name looked up at least once? Nothing is known of it before the first round began.
+    pub fn is_complete(&self) -> bool {
+        self.has_begun && self.pending == 0
+    }
 }
 
 /// What was learned and what was not, for people.
@@ -157,7 +165,7 @@ impl Ingress {
     /// What is known now.
     pub fn report(&self) -> Report {
         let learned = self.published.load_full();
-        let Progress { pending, failing, turned_away } = self.progress.borrow().clone();
+        let Progress { pending, failing, turned_away, .. } = self.progress.borrow().clone();
         let entry = |(address, sighting): (IpAddr, &Sighting)| Entry { address, sighting: sighting.clone() };
         let mut entries: Vec<_> = learned.iter().map(entry).collect();
         entries.sort_by(|one, other| (one.address, &one.sighting.source).cmp(&(other.address, &other.sighting.source)));

@@ -1,7 +1,7 @@
 //! The forwarder's side: one question at a time, each with a deadline, and an ear for what the keeper says unasked.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     process::{Child, Command},
     sync::{
@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Counts, Done, LONGEST, Notice, Process, Protection, Refusal, Reply, Request, Trouble,
     message::{DENIED_AT_ONCE, PERMITTED_AT_ONCE},
@@ -19,6 +21,8 @@ use crate::sys::seqpacket::Channel;
 
 /// An answer waits no longer for its lease.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Somebody waits for a refusal; that it names the process is worth no more.
+const SHORT_PATIENCE: Duration = Duration::from_millis(10);
 /// A ruleset with long lists takes its time.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,6 +58,22 @@ pub struct Keeper {
     child: Option<Mutex<Child>>,
     /// The latest [`Done::epoch`].
     epoch: AtomicU32,
+    standing: Mutex<Standing>,
+}
+
+/// How the table stands, as far as was heard.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Nothing was heard yet.
+    #[default]
+    Unknown,
+    /// It is in force.
+    Held(Protection),
+    /// It was taken away on request.
+    Removed,
+    /// The keeper has ended: the table is as it was, and nothing in it changes any more.
+    Unattended,
 }
 
 #[derive(Debug)]
@@ -65,6 +85,20 @@ struct Line {
 /// What the keeper says unasked.
 #[derive(Debug)]
 pub struct Notices(Channel);
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "not heard of yet",
+            Self::Held(Protection::Owned) => "in force, and nobody else can change it",
+            Self::Held(Protection::Watched) => {
+                "in force; what others change is put back (this kernel has no owners of tables, or another loaded it)"
+            }
+            Self::Removed => "taken away on request",
+            Self::Unattended => "as it was left: its keeper has ended",
+        })
+    }
+}
 
 impl Keeper {
     /// Starts a program that calls [`super::run`] with what it finds as its standard input and output, and waits until
@@ -80,15 +114,15 @@ impl Keeper {
         drop(program);
         let (keeper, notices) = Self::over(requests, notices);
         let protection = notices.begin()?;
+        keeper.stands(Standing::Held(protection));
         Ok((Self { child: Some(Mutex::new(child)), ..keeper }, notices, protection))
     }
 
     /// Speaks to a keeper that is started otherwise.
     pub fn over(requests: Channel, notices: Channel) -> (Self, Notices) {
-        (
-            Self { line: Mutex::new(Line { channel: requests, number: 0 }), child: None, epoch: AtomicU32::default() },
-            Notices(notices),
-        )
+        let line = Mutex::new(Line { channel: requests, number: 0 });
+        let (epoch, standing) = (AtomicU32::default(), Mutex::default());
+        (Self { line, child: None, epoch, standing }, Notices(notices))
     }
 
     /// Opens addresses to the client that an answer names them to; `None` is this machine. Some may have to stay as
@@ -167,14 +201,14 @@ impl Keeper {
     /// # Errors
     /// When the keeper does not say.
     pub fn process(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> Result<Option<Process>, KeeperError> {
-        match self.ask(&Request::Process { protocol, local, remote }, PATIENCE)? {
+        match self.ask(&Request::Process { protocol, local, remote }, SHORT_PATIENCE)? {
             Reply::Process(process) => Ok(process),
             Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
             Reply::Done(_) | Reply::Counts(_) => Err(KeeperError::Gone),
         }
     }
 
-    /// Has the configuration read again.
+    /// Has the configuration read again. A notice says how the table stands then.
     ///
     /// # Errors
     /// When it is not good; what is in force stays, and a notice says why.
@@ -187,7 +221,9 @@ impl Keeper {
     /// # Errors
     /// When it is still there.
     pub fn remove(&self) -> Result<(), KeeperError> {
-        self.done_within(&Request::Remove, LONG_PATIENCE).map(drop)
+        self.done_within(&Request::Remove, LONG_PATIENCE)?;
+        self.stands(Standing::Removed);
+        Ok(())
     }
 
     /// Says that we stop on purpose, and waits for the keeper's end.
@@ -205,6 +241,16 @@ impl Keeper {
     /// Another number than before where something was closed for another reason than time.
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// How the table stands.
+    pub fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how it stands from now on.
+    pub fn stands(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     fn in_parts(

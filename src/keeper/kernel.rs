@@ -71,7 +71,7 @@ impl Kernel {
     }
 
     fn feed(&mut self, terms: &Terms) -> Result<(), Failed> {
-        firewall::load(&without_table(&terms.script)).map_err(refused)?;
+        firewall::load(&firewall::without_table(&terms.script)).map_err(refused)?;
         let sets = self.netfilter.sets(TABLE).map_err(failed)?;
         let missing = [INGRESS, LEASE, PORT].concat().into_iter().find(|name| !sets.iter().any(|(set, _)| set == name));
         missing.map_or(Ok(()), |name| Err((Trouble::NotAsLoaded, format!("set {name} is missing"))))
@@ -163,18 +163,12 @@ fn make_room(netfilter: &mut Netfilter, terms: &Terms) -> Result<(), Failed> {
     netfilter.create_table(TABLE).map(drop).map_err(failed)
 }
 
-/// The table is there already, made such that it persists; to `nft` 1.0.6 adding it would mean to take that away, which
-/// the kernel refuses. The other lines keep their numbers.
-fn without_table(script: &str) -> String {
-    let line = format!("add table inet {TABLE}");
-    script.lines().map(|found| if found.trim() == line { "\n".to_owned() } else { format!("{found}\n") }).collect()
-}
-
 fn refused(failure: firewall::Failure) -> Failed {
     let trouble = match failure {
         firewall::Failure::NoNft | firewall::Failure::Run { .. } => Trouble::NoNft,
         firewall::Failure::NotPermitted(_) => Trouble::NoRight,
         firewall::Failure::Refused(said) => return (Trouble::Ruleset, said),
+        firewall::Failure::Kernel(_) => Trouble::Kernel,
         firewall::Failure::NoNamespace(_) | firewall::Failure::NotTaken(_) => Trouble::NotAsLoaded,
     };
     (trouble, failure.to_string())

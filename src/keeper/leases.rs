@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::BuildHasher as _,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use std::{
 use foldhash::quality::RandomState;
 use jiff::Timestamp;
 
-use super::{Keeper, KeeperError, PERMITTED_AT_ONCE, Refusal};
+use super::{Keeper, KeeperError, PERMITTED_AT_ONCE, Process, Refusal};
 
 /// A lease is at least as long as this, however short the answer's TTL: a client needs time to connect.
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -85,6 +85,17 @@ impl Leases {
     /// Is this machine the only client?
     pub fn has_one_client(&self) -> bool {
         self.keyed == Keyed::ByAddress
+    }
+
+    /// Whose a socket of this machine is that asks or dials from `client`; `remote` is where it is connected to, where
+    /// that is known. Only where this machine is the only client, and only as far as it is found in a moment.
+    pub fn process_of(&self, protocol: u8, client: SocketAddr, remote: Option<SocketAddr>) -> Option<Process> {
+        if !self.has_one_client() {
+            return None;
+        }
+        let anywhere = if client.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
+        let remote = remote.unwrap_or(SocketAddr::new(anywhere, 0));
+        self.keeper.process(protocol, client, remote).ok().flatten()
     }
 
     /// Opens the addresses of an answer for a client, and waits until they are. Tells for how many seconds from now,

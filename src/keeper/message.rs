@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::{Malformed, Reader, Writer};
 
 /// No message is longer.
@@ -133,7 +135,8 @@ pub enum Refusal {
 }
 
 /// How much there is of everything.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Counts {
     /// Addresses open to clients.
     pub leases: u64,

@@ -38,7 +38,7 @@ mod tests;
 use ipnet::{IpNet, Ipv6Net};
 
 pub use codec::Malformed;
-pub use handle::{Keeper, KeeperError, Notices};
+pub use handle::{Keeper, KeeperError, Notices, Standing};
 pub use leases::{Keyed, Leases};
 pub use message::{Counts, DENIED_AT_ONCE, Done, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
 pub use notice::{Denied, Notice, Protection, Trouble, Way};

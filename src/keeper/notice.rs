@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::{Malformed, Reader, Writer};
 
 /// Bytes of an explanation.
@@ -26,8 +28,9 @@ pub enum Notice {
 }
 
 /// What keeps others from changing the table.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[repr(u8)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protection {
     /// The kernel: nobody else can.
     Owned = 1,

@@ -15,7 +15,7 @@ use nix::{
 
 use super::{
     LONGEST, Terms,
-    message::Request,
+    message::{Reply, Request},
     notice::{Denied, Notice, Trouble, Way},
     owner::clean,
     service::Service,
@@ -129,6 +129,7 @@ impl Life {
         match self.service.restore_if_changed() {
             Ok(true) => {
                 self.teller.tell(&Notice::Restored);
+                self.teller.tell(&Notice::Ready(self.service.protection()));
             }
             Ok(false) => {}
             Err((trouble, words)) => self.teller.tell_trouble(trouble, &words),
@@ -161,13 +162,16 @@ impl Life {
     }
 
     fn carry_out(&mut self, number: u32, request: Request, terms: &mut impl FnMut() -> Result<Terms, String>) -> Next {
-        let is_last = request == Request::Bye;
+        let (is_last, is_reload) = (request == Request::Bye, request == Request::Reload);
         if is_last && let Err((trouble, words)) = self.service.stop() {
             self.teller.tell_trouble(trouble, &words);
         }
         let (reply, trouble) = self.service.answer(request, terms);
         if let Some((trouble, words)) = trouble {
             self.teller.tell_trouble(trouble, &words);
+        }
+        if is_reload && matches!(reply, Reply::Done(_)) {
+            self.teller.tell(&Notice::Ready(self.service.protection()));
         }
         let sent = self.requests.send(&reply.encode(number), Instant::now() + PATIENCE);
         if is_last || sent.is_err() { Next::End } else { Next::Wait }

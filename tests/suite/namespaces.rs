@@ -1,7 +1,7 @@
 //! Every way round a name server, tried in networks of our own: first that each is open where nothing closes it, without
 //! which a refusal would prove nothing; then, in [`enforcement`], what the daemon makes of it.
 
-#[allow(dead_code, reason = "not every promise is kept yet: what is, is listed below")]
+mod commands;
 mod enforcement;
 #[allow(dead_code, reason = "as long as not every scenario is listed")]
 mod guarded;
@@ -14,15 +14,16 @@ use crate::support::bed::{self, Bed, Family, Host, Outcome, Prober, Vantage};
 
 /// A test of each scenario of [`enforcement`] that is named, in both modes.
 macro_rules! in_both_modes {
-    ($(fn $scenario:ident();)*) => {
+    ($module:ident: $(fn $scenario:ident();)*) => {
         $(#[test]
         fn $scenario() {
-            enforcement::in_both_modes(concat!("namespaces::", stringify!($scenario)), enforcement::$scenario);
+            enforcement::in_both_modes(concat!("namespaces::", stringify!($scenario)), $module::$scenario);
         })*
     };
 }
 
 in_both_modes! {
+    enforcement:
     fn every_way_round_is_closed_and_the_rest_stays_open();
     fn ordinary_traffic_has_no_proxy_in_its_path();
     fn ssh_is_refused();
@@ -49,6 +50,16 @@ in_both_modes! {
     fn exempt_clients_are_left_alone();
     fn a_reload_cuts_what_it_blocks();
     fn what_was_refused_is_on_record();
+}
+
+in_both_modes! {
+    commands:
+    fn the_firewalls_commands_go_through_the_daemon();
+    fn the_daemon_takes_over_what_was_applied_before();
+    fn the_forwarder_has_no_right_to_the_firewall();
+    fn a_foreign_firewall_in_the_way_is_told_with_the_line_that_opens_it();
+    fn without_a_foreign_firewall_nothing_is_told();
+    fn the_record_names_the_process_that_tried();
 }
 
 #[test]

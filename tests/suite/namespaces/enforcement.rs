@@ -16,7 +16,7 @@ use super::{
     ways::{DEFAULT, OWN, WAYS},
 };
 use crate::support::{
-    bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, several_users_possible},
+    bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, possible, several_users_possible},
     daemon::wait_for,
 };
 
@@ -27,8 +27,13 @@ const TRIES: u64 = 100_000;
 
 /// Registered tests begin with this: the scenario in both modes, where that is possible.
 pub fn in_both_modes(test: &str, scenario: impl Fn(Mode)) {
+    if !possible(test) {
+        return;
+    }
+    scenario(Mode::Gateway);
+    // A job on the host is known by its user.
     if several_users_possible(test) {
-        Mode::BOTH.into_iter().for_each(scenario);
+        scenario(Mode::Host);
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
 };
 
 use nix::unistd::Pid;
 
 use super::ways::{OWN, WAYS, Way};
 use crate::support::{
-    bed::{Bed, Family, Host, Outcome, Vantage},
+    bed::{Bed, Family, Host, Outcome, Vantage, several_users},
     daemon::{Daemon, command, wait_for},
 };
 
@@ -26,8 +27,10 @@ impl Mode {
     pub const BOTH: [Self; 2] = [Self::Host, Self::Gateway];
 }
 
-/// The forwarder's user; every Debian has it.
-const FORWARDER: (&str, u32) = ("nobody", 65_534);
+/// The forwarder's user; every Debian has it. Where there is one user only, it is root.
+pub fn forwarder() -> (&'static str, u32) {
+    if several_users() { ("nobody", 65_534) } else { ("root", 0) }
+}
 
 /// What is configured beside the ordinary.
 #[derive(Default)]
@@ -42,7 +45,7 @@ pub struct Rules {
 
 impl Rules {
     pub fn configuration(&self, mode: Mode) -> String {
-        let (user, upstream) = (FORWARDER.0, Host::Upstream.address(Family::V4));
+        let (user, upstream) = (forwarder().0, Host::Upstream.address(Family::V4));
         let (firewall, dns) = match mode {
             Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
             Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
@@ -69,13 +72,24 @@ impl Guarded {
     }
 
     pub fn on(bed: Bed, mode: Mode, rules: Rules) -> Self {
+        Self::prepared(bed, mode, rules, |_, _| {})
+    }
+
+    /// The same, after something was done on the bed with the folder of the configuration.
+    pub fn after(mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
+        Self::prepared(Bed::new(), mode, rules, prepare)
+    }
+
+    fn prepared(bed: Bed, mode: Mode, rules: Rules, prepare: impl FnOnce(&Bed, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(folder.path().join("tunnelwarden.toml"), rules.configuration(mode)).unwrap();
         // The forwarder is root no more when it comes there.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&state).unwrap();
-        chown(&state, Some(FORWARDER.1), Some(FORWARDER.1)).unwrap();
+        let (_, uid) = forwarder();
+        chown(&state, Some(uid), Some(uid)).unwrap();
+        prepare(&bed, folder.path());
         let serve = command(folder.path(), &["serve"]);
         let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
         daemon.first_round();
@@ -93,9 +107,11 @@ impl Guarded {
         let children = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
         let all = children.collect::<String>();
         let mut pids = all.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
-        let keeper = pids.next().expect("the daemon has no child");
-        assert_eq!(pids.next(), None, "which of its children is the keeper?");
-        keeper
+        // Beside it there is a scout, for a moment.
+        let is_keeper = |pid: &Pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"tunnelwarden-keeper"))
+        };
+        pids.find(is_keeper).expect("the daemon has no keeper")
     }
 
     pub fn assert_every_way(&self) {

@@ -20,7 +20,7 @@ use rustls::ClientConfig;
 pub use self::{
     host::{CROWD_PORT, Family, Host},
     internet::Arrival,
-    namespace::{installed, possible, several_users_possible},
+    namespace::{installed, possible, several_users, several_users_possible},
     probe::{Outcome, Prober, ask_over, look_up},
 };
 use self::{internet::Internet, namespace::Namespace};
