@@ -1,7 +1,8 @@
 //! tunnelwarden lets an organization's own ngrok out and keeps everyone else's in.
 //!
 //! **listen** hands a question to the **gateway**, which asks **policy**, **cache** and **upstream**,
-//! tells **audit** if a rule was broken, and answers. Everything else starts, configures or shows that.
+//! tells **audit** if a rule was broken, and answers. Who does not ask is turned here by the **firewall**: DNS to
+//! **listen**, TLS to the **gate**; the **keeper** alone changes it. Everything else starts, configures or shows that.
 //!
 //! The modules below stand in layers, lowest first; a module imports only from layers before its own
 //! (`tests/suite/house.rs` holds it to that).

@@ -229,7 +229,10 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
     });
     let denied = denied
-        || matches!(error.downcast_ref::<daemon::guard::Unguarded>(), Some(daemon::guard::Unguarded::NoRight))
+        || matches!(
+            error.downcast_ref::<daemon::guard::Unguarded>(),
+            Some(daemon::guard::Unguarded::NoRight | daemon::guard::Unguarded::NoSight)
+        )
         || matches!(
             error.downcast_ref::<crate::firewall::Failure>(),
             Some(crate::firewall::Failure::NotPermitted(_) | crate::firewall::Failure::NoNamespace(_))

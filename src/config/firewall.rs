@@ -8,6 +8,7 @@ use super::set;
 use crate::{
     document::{Fault, Table, Value, quoted},
     firewall::{Mode, OnStop, Options},
+    gateway::ClientScope,
     policy::{WELL_KNOWN_NAT64, plan::Organization},
     problem::{Located, Place, Problem, Problems},
     upstream::{self, Server},
@@ -89,10 +90,11 @@ fn read_section(table: &mut Table<'_>) -> Section {
     set(&mut options.on_stop, table.take("on-stop", |value| value.keyword(&ON_STOP)));
     section.nat64 = table.list("nat64", read_prefix).unwrap_or_default();
     section.remember = table.take("remember", |value| value.duration(REMEMBER));
-    // Nothing that is empty says anything.
-    let Options { strict, lan, exempt, fixed, ntp, processes, .. } = &section.options;
-    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes];
-    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes"];
+    // What is empty, or as it would be anyway, says nothing.
+    let Options { strict, lan, exempt, fixed, ntp, processes, user, .. } = &section.options;
+    let is_default = *user == Options::default().user;
+    let silent = [!strict, lan.is_empty(), exempt.is_empty(), fixed.is_empty(), ntp.is_empty(), !processes, is_default];
+    let keys = ["strict", "lan", "exempt", "static", "ntp", "processes", "user"];
     section.given.retain(|(key, _)| !keys.iter().zip(silent).any(|(known, silent)| known == key && silent));
     if let Some(Located { value, place }) = mode {
         section.options.mode = value;
@@ -102,6 +104,16 @@ fn read_section(table: &mut Table<'_>) -> Section {
 }
 
 impl Section {
+    /// What a host's programs ask comes from the host's own addresses when it was turned to us.
+    pub(super) fn fit_clients(&self, clients: &[ClientScope], problems: &mut Problems) {
+        let Some(place) = self.mode.as_ref().filter(|_| self.options.mode == Mode::Host) else { return };
+        let is_named = |scope: &ClientScope| matches!(scope, ClientScope::OnLink | ClientScope::Network(_));
+        if !clients.iter().any(is_named) {
+            let warning = "[limits] clients lets nobody of this machine's own public addresses ask";
+            problems.push(Problem::warning(place, warning).hint("add \"on-link\" to [limits] clients"));
+        }
+    }
+
     /// The options whole, and what contradicts them.
     pub(super) fn complete(
         self,
@@ -142,7 +154,7 @@ impl Section {
 }
 
 fn without_mode(given: &[(&'static str, Place)], problems: &mut Problems) {
-    for (key, place) in given {
+    for (key, place) in given.iter().filter(|(key, _)| *key != "user") {
         let warning = Problem::warning(place, format!("{key:?} says nothing: there is no firewall"));
         problems.push(warning.hint("set mode = \"host\" or \"gateway\" in [firewall]"));
     }

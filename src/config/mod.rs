@@ -168,6 +168,7 @@ fn assemble(
     let Sections { listen, upstream, cache, limits, audit, firewall, plan } = sections;
     let plan = Plan { packs, ..plan };
     let remember = firewall.remember;
+    firewall.fit_clients(&limits.clients, problems);
     let firewall = firewall.complete(&listen.dns, &upstream, &plan.organization, problems);
     let (policy, found) = compile(&plan, now);
     if problems.has_errors() {

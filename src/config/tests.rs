@@ -356,6 +356,7 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[firewall]\nlan = ['x\\\"; }']",          r#"2:8 "x\\\"; }" is no name of an interface"#),
         ("[firewall]\nlan = ['sixteen-letters-']",  r#"2:8 "sixteen-letters-" is no name of an interface"#),
         ("[upstream]\nservers = ['udp://127.0.0.1:5353']\n[firewall]\nmode = 'host'", r#"4:8 the upstream server 127.0.0.1:5353 is on this machine, and what it asks would be turned to us"#),
+        ("[limits]\nclients = ['private']\n[firewall]\nmode = 'host'", r#"4:8 warning: [limits] clients lets nobody of this machine's own public addresses ask | add "on-link" to [limits] clients"#),
         ("[firewall]\nmode = 'host'\nuser = 'root'", r#"3:8 the forwarder cannot be root: all of root's programs would be let out | make a user of its own"#),
         ("[firewall]\nuser = '0'",                  r#"2:8 "0" is no name of a user"#),
         ("[firewall]\nstrict = true",               r#"2:10 warning: "strict" says nothing: there is no firewall | set mode = "host" or "gateway" in [firewall]"#),

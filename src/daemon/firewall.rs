@@ -120,8 +120,10 @@ async fn send_out(scout: Scout, gateway: Arc<Gateway>, stop: CancellationToken) 
     // The end of its input is its word.
     drop(process.stdin.take());
     let ended = spawn_blocking(move || process.wait());
-    let in_time = timeout(SCOUTING, ended);
-    if stop.run_until_cancelled(in_time).await.is_some() && !gateway.scout_came() {
+    let outcome = stop.run_until_cancelled(timeout(SCOUTING, ended)).await;
+    // One that could not ask, as before there is a network, has seen nothing.
+    let has_asked = matches!(outcome, Some(Ok(Ok(Ok(status)))) if status.success());
+    if has_asked && !gateway.scout_came() {
         tracing::warn!(
             "a question of this machine that should have been turned to us did not arrive: see `nft list ruleset` for \
              somebody else's rules of the output or input hook that drop port 53; this opens a chain of theirs: \

@@ -60,6 +60,9 @@ pub enum Unguarded {
     /// The packet filter is not ours to change.
     #[error("the firewall needs the right to change the packet filter: start as root, or with CAP_NET_ADMIN")]
     NoRight,
+    /// Processes are to be named, and cannot be seen.
+    #[error("processes = true needs the rights CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: start as root, or with them")]
+    NoSight,
     /// Questions to it would come back to us.
     #[error(
         "the upstream server {0} is on this machine, and what it asks is turned to us: name the servers it asks in [upstream]"
@@ -78,6 +81,10 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
     }
     if !rights::has(Right::NetAdmin).context("cannot tell which rights this process has")? {
         return Err(Unguarded::NoRight.into());
+    }
+    let sees = || Ok::<_, io::Error>(rights::has(Right::SysPtrace)? && rights::has(Right::DacReadSearch)?);
+    if options.processes && !sees()? {
+        return Err(Unguarded::NoSight.into());
     }
     if let Some(server) = looping(options) {
         return Err(Unguarded::Loop(server).into());
@@ -151,7 +158,7 @@ fn start_scout(options: &Options) -> Option<Scout> {
     let mut command = Command::new("/proc/self/exe");
     let server = SocketAddr::new(server.ip(), 53).to_string();
     command.args(["scout", &server, &name.to_string()]).arg0("tunnelwarden-scout").process_group(0);
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Some(Scout { name, process: command.spawn().ok()? })
 }
 

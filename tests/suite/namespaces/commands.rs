@@ -62,8 +62,7 @@ pub fn the_forwarder_has_no_right_to_the_firewall(mode: Mode) {
     let keeper = wait_for("the keeper", || Some(guarded.keeper()));
     let field = |pid, name: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-        line
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
     };
     let rights = |pid, name| u64::from_str_radix(&field(pid, name), 16).unwrap();
     let forwarder = guarded.daemon.pid();
