@@ -56,7 +56,7 @@ pub(crate) fn measure(road: &Road, clients: &[Ipv4Addr], times: usize, window: u
     }
     let count = u32::try_from(delays.len())?;
     let cpu = (daemon.cpu_time() - before) / count.max(1);
-    let [p50, p99] = percentiles(delays);
+    let [p50, p99] = percentiles(&mut delays);
     Ok(Cost { cpu, p50, p99 })
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn measure(binary: &Path, leases: u32, inserts: u32, reloads: usize) 
     let before = slab()?;
     let stand = |from: u32, leases: u32| -> anyhow::Result<Standing> {
         let memory = (resident(pid), slab()? - before);
-        let insert = percentiles(insert(&keeper, from, inserts)?);
+        let insert = percentiles(&mut insert(&keeper, from, inserts)?);
         let mut times: Vec<_> = (0..reloads).map(|_| timed(|| Ok(keeper.reload()?))).collect::<Result<_, _>>()?;
         times.sort_unstable();
         let reload = [times.len() / 2, times.len() - 1].map(|place| times[place]);

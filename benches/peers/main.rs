@@ -15,6 +15,7 @@ mod duel;
 mod figures;
 mod kernel;
 mod load;
+#[allow(dead_code, reason = "the firewall's bench looks at more of it")]
 #[path = "../common/machine.rs"]
 mod machine;
 mod plot;
