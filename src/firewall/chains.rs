@@ -40,8 +40,8 @@ enum Fate {
 }
 
 /// Whoever writes a rule knows these.
-struct Writer<'a> {
-    options: &'a Options,
+pub(super) struct Writer<'a> {
+    pub(super) options: &'a Options,
     uid: u32,
 }
 
@@ -67,6 +67,7 @@ impl Chains {
         let writer = Writer { options, uid };
         let mut chains = vec![writer.zone(), writer.redirect(), writer.dns(), writer.foreign_dns(), writer.guard()];
         chains.extend([writer.egress(), writer.observed()]);
+        chains.extend(writer.passing());
         chains.extend([writer.rest(Fate::Denied), writer.rest(Fate::Observed)]);
         let ends: Vec<_> =
             END.into_iter().flat_map(|(reason, fates)| fates.iter().map(move |&fate| (reason, fate))).collect();
@@ -130,18 +131,22 @@ impl Writer<'_> {
         }
         chain.why("Observed clients' too: otherwise nothing of theirs is seen.");
         chain.rule(format!("{TRANSPORT} dport 53 jump dns"));
-        chain.rules(|family| format!("{} daddr @{} return", family.header(), family.pick(sets::OWN)));
-        chain.rules(|family| format!("{} saddr @{} return", family.header(), family.pick(sets::OBSERVED)));
-        chain.rules(|family| format!("{} saddr @{} return", family.header(), family.pick(sets::UNBOUND)));
+        self.not_for_the_gate(&mut chain);
         for family in Family::BOTH {
-            // Without a gate in the family the filter refuses what is not turned away here.
-            let Some(door) = self.options.gate_door(family) else { continue };
+            let Some(turned) = self.turn_to_gate(family) else { continue };
             for set in [sets::INGRESS, sets::INGRESS_NET] {
                 let (header, set) = (family.header(), family.pick(set));
-                chain.rule(format!("{header} daddr @{set} tcp dport 443 {}", self.to(family, door)));
+                chain.rule(format!("{header} daddr @{set} tcp dport 443 {turned}"));
             }
         }
         chain
+    }
+
+    /// What goes to an ingress and past the gate, as far as `egress` lets it.
+    pub(super) fn not_for_the_gate(&self, chain: &mut Chain) {
+        chain.rules(|family| format!("{} daddr @{} return", family.header(), family.pick(sets::OWN)));
+        chain.rules(|family| format!("{} saddr @{} return", family.header(), family.pick(sets::OBSERVED)));
+        chain.rules(|family| format!("{} saddr @{} return", family.header(), family.pick(sets::UNBOUND)));
     }
 
     fn dns(&self) -> Chain {
@@ -171,7 +176,7 @@ impl Writer<'_> {
     }
 
     /// What turns a packet to a door.
-    fn to(&self, family: Family, door: SocketAddr) -> String {
+    pub(super) fn to(&self, family: Family, door: SocketAddr) -> String {
         if self.is_host() || door.ip().is_unspecified() {
             return format!("redirect to :{}", door.port());
         }
@@ -229,7 +234,7 @@ impl Writer<'_> {
     }
 
     /// A gateway's first rules.
-    fn only_clients(&self, chain: &mut Chain) {
+    pub(super) fn only_clients(&self, chain: &mut Chain) {
         chain.rule(format!("iifname != {} return", self.lan()));
         chain.rules(|family| format!("{} saddr @{} return", family.header(), family.pick(sets::EXEMPT)));
     }
@@ -260,7 +265,7 @@ impl Writer<'_> {
             for set in [sets::INGRESS, sets::INGRESS_NET] {
                 let (header, set) = (family.header(), family.pick(set));
                 match fate {
-                    Fate::Denied => {}
+                    Fate::Denied => self.let_on(chain, family, set),
                     Fate::Observed => {
                         chain.rule(format!("{header} daddr @{set} tcp dport 443 goto {}", to(Reason::Gate)));
                     }

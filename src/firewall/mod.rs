@@ -6,6 +6,7 @@
 //! | `sets` | the sets that rules look addresses up in: names and types |
 //! | `ruleset` | all of it, made from options and policy; its text is what `nft -f` reads |
 //! | `chains` | the rules, in the order that counts |
+//! | `passing` | how other people's forward rules see what is turned to the gate |
 //! | `script` | how sets, chains and rules are written, so that a reload leaves no gap |
 //! | `ranges` | which clients are in which mode, as disjoint ranges |
 //! | `translation` | what a network looks like from behind NAT64 |
@@ -21,6 +22,7 @@ mod foreign;
 mod kernel;
 mod listing;
 mod options;
+mod passing;
 mod ranges;
 mod ruleset;
 mod script;

@@ -42,7 +42,7 @@ impl Ruleset {
     /// The types of the dynamic sets. A set cannot change its type, so the table of another mode has to go first.
     pub(super) fn dynamic_types(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.sets.iter().filter_map(|set| match &set.kind {
-            Kind::Dynamic { key, .. } => Some((set.name, key.as_str())),
+            Kind::Dynamic { key, .. } | Kind::Noted { key, .. } => Some((set.name, key.as_str())),
             Kind::Fixed { .. } => None,
         })
     }
@@ -67,7 +67,7 @@ impl Filled<'_> {
     }
 
     /// What one client resolved opens nothing for another: a gateway's leases begin with the client.
-    fn dynamic(&self) -> [Set; 3] {
+    fn dynamic(&self) -> Vec<Set> {
         let address = self.family.address();
         let lease = match self.options.mode {
             Mode::Off | Mode::Host => address.to_owned(),
@@ -75,11 +75,15 @@ impl Filled<'_> {
         };
         let port = format!("{lease} . inet_service");
         let named = |pair| self.family.pick(pair);
-        [
+        let mut sets = vec![
             Set::dynamic(named(sets::INGRESS), address.to_owned(), sets::MAX_INGRESS),
-            Set::dynamic(named(sets::LEASE), lease, sets::MAX_LEASES),
+            Set::dynamic(named(sets::LEASE), lease.clone(), sets::MAX_LEASES),
             Set::dynamic(named(sets::PORT), port, sets::MAX_INGRESS),
-        ]
+        ];
+        if self.options.mode == Mode::Gateway {
+            sets.push(Set::noted(named(sets::PASSED), lease, sets::MAX_PASSED, sets::PASSED_FOR));
+        }
+        sets
     }
 
     /// Where packets go.

@@ -28,6 +28,8 @@ pub(super) struct Set {
 pub(super) enum Kind {
     /// Filled while the rules stand: its type, and the most it takes.
     Dynamic { key: String, size: u32 },
+    /// Filled by rules that packets meet; how long an element stays.
+    Noted { key: String, size: u32, lifetime: &'static str },
     /// Filled here.
     Fixed { family: Family, ranges: Vec<Range> },
 }
@@ -54,6 +56,10 @@ pub(super) enum Line {
 impl Set {
     pub(super) fn dynamic(name: &'static str, key: String, size: u32) -> Self {
         Self { name, kind: Kind::Dynamic { key, size } }
+    }
+
+    pub(super) fn noted(name: &'static str, key: String, size: u32, lifetime: &'static str) -> Self {
+        Self { name, kind: Kind::Noted { key, size, lifetime } }
     }
 
     pub(super) fn fixed(name: &'static str, family: Family, ranges: Vec<Range>) -> Self {
@@ -130,7 +136,7 @@ impl fmt::Display for Script {
         writeln!(f, "add table inet {TABLE}\n")?;
         comment(f, "What is in these comes and goes while the rules stand.")?;
         let (dynamic, fixed): (Vec<_>, Vec<_>) =
-            self.sets.iter().partition(|set| matches!(set.kind, Kind::Dynamic { .. }));
+            self.sets.iter().partition(|set| !matches!(set.kind, Kind::Fixed { .. }));
         dynamic.iter().try_for_each(|set| set.fmt(f))?;
         writeln!(f)?;
         comment(f, "From the configuration and the packs.")?;
@@ -150,6 +156,10 @@ impl fmt::Display for Set {
         match &self.kind {
             Kind::Dynamic { key, size } => {
                 writeln!(f, "add set inet {TABLE} {name} {{ type {key}; flags timeout; size {size}; }}")
+            }
+            Kind::Noted { key, size, lifetime } => {
+                let rest = format!("flags dynamic,timeout; timeout {lifetime}; size {size};");
+                writeln!(f, "add set inet {TABLE} {name} {{ type {key}; {rest} }}")
             }
             Kind::Fixed { family, ranges } => {
                 writeln!(f, "add set inet {TABLE} {name} {{ type {}; flags interval; }}", family.address())?;

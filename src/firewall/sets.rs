@@ -1,5 +1,5 @@
 //! Names of the sets, the IPv4 one first, and what is in them. The dynamic ones are filled by the keeper while the
-//! rules stand; all others by the rules' own text.
+//! rules stand, or by packets; all others by the rules' own text.
 
 /// Dynamic: learned ingress addresses. The v6 set holds the NAT64 forms of the v4 ones too.
 pub const INGRESS: [&str; 2] = ["ingress_v4", "ingress_v6"];
@@ -9,6 +9,10 @@ pub const LEASE: [&str; 2] = ["lease_v4", "lease_v6"];
 
 /// Dynamic: addresses and ports that allowing rules open at ingress addresses; in gateway mode with the client first.
 pub const PORT: [&str; 2] = ["port_v4", "port_v6"];
+
+/// Gateway mode, and filled by the rules themselves: client and ingress address that other people's forward rules let
+/// pass lately.
+pub const PASSED: [&str; 2] = ["passed_v4", "passed_v6"];
 
 /// Networks of packs that are ingresses.
 pub const INGRESS_NET: [&str; 2] = ["ingress_net_v4", "ingress_net_v6"];
@@ -46,7 +50,14 @@ pub const MAX_INGRESS: u32 = 65_536;
 /// Most elements of [`LEASE`].
 pub const MAX_LEASES: u32 = 262_144;
 
-/// The dynamic sets.
+/// Most elements of [`PASSED`]. Whoever forges senders fills it with some 4,000 packets a second, as they would fill
+/// a conntrack of the usual size; then nobody new comes to the gate.
+pub const MAX_PASSED: u32 = 262_144;
+
+/// How long [`PASSED`] knows a pair. Then other people's rules are asked again, at the price of a second.
+pub const PASSED_FOR: &str = "1m";
+
+/// Sets whose elements are not the rules' own text.
 pub fn dynamic() -> impl Iterator<Item = &'static str> {
-    [INGRESS, LEASE, PORT].into_iter().flatten()
+    [INGRESS, LEASE, PORT, PASSED].into_iter().flatten()
 }

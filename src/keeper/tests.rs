@@ -86,8 +86,10 @@ impl Bed {
         (bed, protection)
     }
 
+    /// That the rules are in force is said after every change of them.
     fn next(&self) -> Notice {
-        self.notices.next(Some(Instant::now() + Duration::from_secs(5))).unwrap().unwrap()
+        let next = || self.notices.next(Some(Instant::now() + Duration::from_secs(5))).unwrap().unwrap();
+        std::iter::repeat_with(next).find(|notice| !matches!(notice, Notice::Ready(_))).unwrap()
     }
 
     /// The forwarder dies.

@@ -124,10 +124,17 @@ fn rules_are_applied_compared_and_taken_away_and_nobody_elses_are_touched() {
         run(name, &["apply"], 0);
         run(name, &["status"], 0);
         nft(&["-f", "-"], "add element inet tunnelwarden ingress_v4 { 198.51.100.7 timeout 1h }\n");
+        if name.starts_with("gateway") {
+            nft(&["-f", "-"], "add element inet tunnelwarden passed_v4 { 10.77.0.2 . 198.51.100.7 }\n");
+        }
         run(name, &["apply"], 0);
         run(name, &["status"], 0);
         let learned = nft(&["list", "set", "inet", "tunnelwarden", "ingress_v4"], "");
         assert!(learned.contains("198.51.100.7"), "what was learned stays: {learned}");
+        if name.starts_with("gateway") {
+            let passed = nft(&["list", "set", "inet", "tunnelwarden", "passed_v4"], "");
+            assert!(passed.contains("10.77.0.2 . 198.51.100.7"), "so does what others let pass: {passed}");
+        }
 
         nft(&["insert", "rule", "inet", "tunnelwarden", "egress", "accept"], "");
         nft(&["-f", "-"], "add element inet tunnelwarden doh_v4 { 198.51.100.200 }\nadd chain inet tunnelwarden odd\n");

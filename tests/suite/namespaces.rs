@@ -5,6 +5,7 @@ mod commands;
 mod enforcement;
 #[allow(dead_code, reason = "as long as not every scenario is listed")]
 mod guarded;
+mod others;
 mod ways;
 
 use std::thread;
@@ -12,7 +13,7 @@ use std::thread;
 use self::ways::WAYS;
 use crate::support::bed::{self, Bed, Family, Host, Outcome, Prober, Vantage};
 
-/// A test of each scenario of [`enforcement`] that is named, in both modes.
+/// A test of each scenario of a module that is named, in both modes.
 macro_rules! in_both_modes {
     ($module:ident: $(fn $scenario:ident();)*) => {
         $(#[test]
@@ -28,7 +29,6 @@ in_both_modes! {
     fn ordinary_traffic_has_no_proxy_in_its_path();
     fn ssh_is_refused();
     fn the_gate_is_no_relay();
-    fn another_tables_drop_rule_still_holds();
     fn it_answers_wherever_it_may_be_asked();
     fn connections_from_before_are_cut();
     fn nothing_leaks_when_the_daemon_is_killed();
@@ -50,6 +50,13 @@ in_both_modes! {
     fn exempt_clients_are_left_alone();
     fn a_reload_cuts_what_it_blocks();
     fn what_was_refused_is_on_record();
+}
+
+in_both_modes! {
+    others:
+    fn another_tables_drop_rule_still_holds();
+    fn another_tables_rule_holds_for_its_client_and_for_no_other();
+    fn another_tables_rewriting_leads_nobody_round_the_gate();
 }
 
 in_both_modes! {

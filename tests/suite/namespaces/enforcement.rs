@@ -104,30 +104,6 @@ pub fn the_gate_is_no_relay(mode: Mode) {
     assert!(matches!(outcome, Outcome::Refused | Outcome::Alert(_)), "{outcome:?}");
 }
 
-pub fn another_tables_drop_rule_still_holds(mode: Mode) {
-    let guarded = Guarded::by(mode, Rules::default());
-    let hook = match mode {
-        Mode::Host => "output",
-        Mode::Gateway => "forward",
-    };
-    let addresses = Family::BOTH.map(|family| Host::Web.address(family));
-    let table = format!(
-        "table inet somebody {{ chain c {{ type filter hook {hook} priority 0; policy accept;\n\
-         ip daddr {} drop\nip6 daddr {} drop\n}}\n}}\n",
-        addresses[0], addresses[1]
-    );
-    guarded.bed.appliance().must(&["nft", "-f", "-"], &table);
-    for family in Family::BOTH {
-        let outcome = guarded.job().inside(|prober| {
-            let name = prober.by_name(Host::PublicResolver.at(family, 53), "www.example.net");
-            (name, prober.by_name(Host::PublicResolver.at(family, 53), OWN))
-        });
-        assert_eq!(outcome, (Outcome::Silent, Outcome::Reached(Host::Shared)), "{family:?}");
-    }
-    let listed = guarded.bed.appliance().must(&["nft", "list", "table", "inet", "somebody"], "");
-    assert!(listed.contains("drop"), "{listed}");
-}
-
 /// Whatever address of it somebody asks.
 pub fn it_answers_wherever_it_may_be_asked(mode: Mode) {
     let guarded = Guarded::by(mode, Rules::default());

@@ -36,6 +36,8 @@ impl Way {
 pub const OWN: &str = "connect.acme.example";
 /// Where agents of any account connect to.
 pub const DEFAULT: &str = "connect.ngrok-agent.com";
+/// Needed by the own agents, and at the address of an ingress.
+const CRL: &str = "crl.ngrok-agent.com";
 /// `unrecognized_name` (RFC 6066 section 3).
 const UNKNOWN: Outcome = Alert(112);
 
@@ -71,6 +73,7 @@ pub const WAYS: &[Way] = ways! {
     "ordinary server name at an ingress": |p, f| p.tls(Shared.at(f, 443), Some("www.example.net"))   => Reached(Shared), UNKNOWN, [Shared];
     "ClientHello in segments of a byte":  |p, f| p.tls_dripped(Shared.at(f, 443), DEFAULT)           => Reached(Shared), UNKNOWN, [Shared];
     "encrypted ClientHello":              |p, f| p.tls_encrypted_hello(Shared.at(f, 443), "www.example.net") => Reached(Shared), UNKNOWN, [Shared];
+    "address of the revocation lists":    |p, f| { p.dns_udp(PublicResolver.at(f, 53), CRL); p.tls(Shared.at(f, 443), Some(DEFAULT)) } => Reached(Shared), UNKNOWN, [Shared];
     "own server name at a foreign one":   |p, f| p.tls(Foreign.at(f, 443), Some(OWN))                => Reached(Foreign), Reached(Shared), [Foreign];
     // Not TLS.
     "QUIC":                               |p, f| p.udp(Foreign.at(f, 443))                           => Reached(Foreign), Refused, [Foreign];
@@ -89,7 +92,7 @@ pub const WAYS: &[Way] = ways! {
     "own ingress by name":                |p, f| p.by_name(PublicResolver.at(f, 53), OWN)            => Reached(Shared), Reached(Shared), [];
     "own ingress, bytes one by one":      |p, f| p.tls_dripped(Shared.at(f, 443), OWN)               => Reached(Shared), Reached(Shared), [];
     "own ingress on an address of its own": |p, f| p.by_name(PublicResolver.at(f, 53), "dedicated.connect.acme.example") => Reached(Own), Reached(Own), [];
-    "revocation lists":                   |p, f| p.by_name_at(PublicResolver.at(f, 53), "crl.ngrok-agent.com", 80) => Reached(Shared), Reached(Shared), [];
+    "revocation lists":                   |p, f| p.by_name_at(PublicResolver.at(f, 53), CRL, 80) => Reached(Shared), Reached(Shared), [];
     "ordinary https":                     |p, f| p.by_name(PublicResolver.at(f, 53), "www.example.net") => Reached(Web), Reached(Web), [];
     "ordinary http":                      |p, f| p.by_name_at(PublicResolver.at(f, 53), "www.example.net", 80) => Reached(Web), Reached(Web), [];
     "ordinary ssh":                       |p, f| p.by_name_at(PublicResolver.at(f, 53), "www.example.net", 22) => Reached(Web), Reached(Web), [];
