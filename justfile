@@ -38,6 +38,11 @@ bench:
 bench-peers *arguments:
     cargo bench --locked --bench peers -- {{arguments}}
 
+# What the firewall costs, beside plain routing: packets, connections, answers, replaced rules, memory; as root, some
+# ten minutes. Writes its part of docs/performance.md. `--quick` only sees whether everything runs.
+bench-firewall *arguments:
+    cargo bench --locked --bench firewall -- {{arguments}}
+
 # Everything at once against the release binary, on loopback, for ten minutes: memory, descriptors and threads must
 # stay as they are, and nothing may get lost that no limit counts. `just soak 120` measures two minutes, after a
 # warm-up of as many.

@@ -11,13 +11,19 @@
 
 mod contestant;
 mod duel;
+#[path = "../common/figures.rs"]
 mod figures;
 mod kernel;
 mod load;
+#[allow(dead_code, reason = "the firewall's bench looks at more of it")]
+#[path = "../common/machine.rs"]
 mod machine;
 mod plot;
 mod question;
 mod report;
+#[allow(dead_code, reason = "writing is the firewall's bench's part")]
+#[path = "../common/section.rs"]
+mod section;
 mod server;
 mod soak;
 mod stand_in;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::trial::Growth;
+use crate::{figures::thousands, trial::Growth};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 320.0;
@@ -71,17 +71,4 @@ polyline {{ fill: none; stroke: #1f5fa8; stroke-width: 1.5 }} circle {{ fill: #1
         HEIGHT / 2.0,
         HEIGHT / 2.0
     )
-}
-
-/// 1,000,000.
-pub(crate) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -7,9 +7,10 @@ use anyhow::Context;
 use crate::{
     contestant::Kind,
     duel::Series,
-    figures::{Estimate, Standing},
-    plot::{svg, thousands},
+    figures::{Estimate, Standing, thousands},
+    plot::svg,
     question::Workload,
+    section,
     server::Start,
     trial::{Board, Effort, Results, TWO_ECHOES, TWO_WORKERS, WITH_LIST},
 };
@@ -39,7 +40,12 @@ pub(crate) fn write(results: &Results, dir: &Path) -> anyhow::Result<()> {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    put("performance.md", document(results))?;
+    let mut text = document(results);
+    let firewall = section::read(&dir.join("performance.md"));
+    if !firewall.is_empty() {
+        let _ = write!(text, "\n{firewall}");
+    }
+    put("performance.md", text)?;
     for growth in &results.growth {
         put(growth.file, svg(growth))?;
     }

@@ -100,10 +100,14 @@ impl Writer<'_> {
         }
     }
 
-    /// `{ "eth1", "eth2" }`
+    /// `"eth1"`, or `{ "eth1", "eth2" }`.
     fn lan(&self) -> String {
         let quoted: Vec<_> = self.options.lan.iter().map(|name| format!("\"{name}\"")).collect();
-        format!("{{ {} }}", quoted.join(", "))
+        match quoted.as_slice() {
+            // A comparison, where a set would have to be searched.
+            [only] => only.clone(),
+            _ => format!("{{ {} }}", quoted.join(", ")),
+        }
     }
 
     fn zone(&self) -> Chain {
@@ -200,6 +204,7 @@ impl Writer<'_> {
         }
         chain.why("The organization's own ingress addresses, on all ports.");
         chain.rules(|family| format!("{} daddr @{} accept", family.header(), family.pick(sets::OWN)));
+        chain.why("Clients that are observed.");
         chain.rules(|family| format!("{} saddr @{} goto observed", family.header(), family.pick(sets::OBSERVED)));
         self.refusals(&mut chain, Fate::Denied);
         chain
@@ -238,11 +243,12 @@ impl Writer<'_> {
     fn refusals(&self, chain: &mut Chain, fate: Fate) {
         let to = |reason| name(reason, fate);
         chain.why("Questions that could not be turned to us, or were not: a connection of before.");
-        chain.rule(format!("{TRANSPORT} dport 53 goto {}", to(Reason::Dns)));
-        chain.rule(format!("{TRANSPORT} dport {{ 853, 8853 }} goto {}", to(Reason::Dot)));
+        let (dns, dot) = (to(Reason::Dns), to(Reason::Dot));
+        chain.rule(format!("{TRANSPORT} dport vmap {{ 53 : goto {dns}, 853 : goto {dot}, 8853 : goto {dot} }}"));
+        chain.why("What few packets are comes first, here and below: all of them are looked at.");
         chain.rules(|family| {
             let (header, doh, free) = (family.header(), family.pick(sets::DOH), family.pick(sets::DOH_FREE));
-            format!("{header} saddr != @{free} {header} daddr @{doh} {TRANSPORT} dport 443 goto {}", to(Reason::Doh))
+            format!("{header} daddr @{doh} {TRANSPORT} dport 443 {header} saddr != @{free} goto {}", to(Reason::Doh))
         });
         chain.why("Clients that no ingress is refused.");
         chain.rules(|family| {

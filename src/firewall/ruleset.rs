@@ -32,7 +32,10 @@ impl Ruleset {
             if options.strict { ", strict" } else { "" }
         );
         let Chains { counters, chains } = Chains::of(options, uid);
-        let sets = Family::BOTH.into_iter().flat_map(|family| Filled { options, policy, family }.sets()).collect();
+        let sets: Vec<Set> =
+            Family::BOTH.into_iter().flat_map(|family| Filled { options, policy, family }.sets()).collect();
+        let empty: Vec<_> = sets.iter().filter(|set| set.stays_empty()).map(|set| set.name).collect();
+        let chains = chains.into_iter().map(|chain| chain.without_rules_for(&empty)).collect();
         Some(Self(Script { title, sets, counters, chains }))
     }
 

@@ -65,6 +65,11 @@ impl Set {
     pub(super) fn fixed(name: &'static str, family: Family, ranges: Vec<Range>) -> Self {
         Self { name, kind: Kind::Fixed { family, ranges } }
     }
+
+    /// Is nothing in it until other rules are loaded?
+    pub(super) fn stays_empty(&self) -> bool {
+        matches!(&self.kind, Kind::Fixed { ranges, .. } if ranges.is_empty())
+    }
 }
 
 impl Chain {
@@ -88,6 +93,41 @@ impl Chain {
     pub(super) fn why(&mut self, why: &'static str) {
         self.lines.push(Line::Why(why));
     }
+
+    /// The same without rules that match only what is in one of these sets, which are empty: every packet would be
+    /// looked up for nothing. A reload that fills a set brings its rules along, in the same transaction.
+    pub(super) fn without_rules_for(self, empty: &[&str]) -> Self {
+        let (mut lines, mut words, mut were_for_nothing) = (Vec::new(), Vec::new(), false);
+        for line in self.lines {
+            match line {
+                Line::Rule(rule) if is_for_one_of(&rule, empty) => were_for_nothing = true,
+                Line::Rule(_) => {
+                    lines.append(&mut words);
+                    lines.push(line);
+                    were_for_nothing = false;
+                }
+                Line::Why(_) => {
+                    if std::mem::take(&mut were_for_nothing) {
+                        words.clear();
+                    }
+                    words.push(line);
+                }
+            }
+        }
+        if !were_for_nothing {
+            lines.append(&mut words);
+        }
+        Self { lines, ..self }
+    }
+}
+
+/// Does a rule match only what is in one of these sets?
+fn is_for_one_of(rule: &str, sets: &[&str]) -> bool {
+    let words: Vec<_> = rule.split(' ').collect();
+    words.windows(2).any(|pair| match pair {
+        [before, set] => *before != "!=" && set.strip_prefix('@').is_some_and(|name| sets.contains(&name)),
+        _ => false,
+    })
 }
 
 impl fmt::Display for Script {
@@ -158,4 +198,30 @@ impl Chain {
 
 fn comment(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.lines().try_for_each(|line| writeln!(f, "# {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_for_empty_sets_go_with_what_was_said_of_them_alone() {
+        let mut chain = Chain::new("c", "");
+        chain.why("only of own");
+        chain.rule("ip daddr @own_v4 accept");
+        chain.why("of clients");
+        chain.rule("ip saddr @observed_v4 goto observed");
+        chain.rule("ip saddr != @observed_v4 ip daddr @doh_v4 drop");
+        chain.why("the end");
+        let left = chain.clone().without_rules_for(&["own_v4", "observed_v4"]);
+        assert_eq!(left.lines, chain.lines.iter().filter(|line| is_left(line)).cloned().collect::<Vec<_>>());
+        assert_eq!(chain.clone().without_rules_for(&["own_v6", "own"]), chain);
+    }
+
+    fn is_left(line: &Line) -> bool {
+        match line {
+            Line::Rule(rule) => rule.contains("!="),
+            Line::Why(why) => *why != "only of own",
+        }
+    }
 }

@@ -8,6 +8,11 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     threads.map(|thread| on_cpu(thread.path().join("schedstat"))).sum()
 }
 
+/// CPU time of the calling thread so far, and of the packets that the kernel handled in its place.
+pub(crate) fn own_cpu_time() -> Duration {
+    on_cpu("/proc/thread-self/schedstat".into())
+}
+
 /// The kernel's thread that handles packets of a CPU where the interrupted task does not: part of a server's cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Softirq(Option<u32>);

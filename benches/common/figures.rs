@@ -1,4 +1,4 @@
-//! Medians and how sure they are.
+//! Medians and how sure they are, and numbers for people.
 
 /// A median with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,4 +71,17 @@ impl Standing {
             Self::Missed => "**missed**",
         }
     }
+}
+
+/// 1,000,000.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
