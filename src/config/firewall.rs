@@ -9,7 +9,7 @@ use crate::{
     document::{Fault, Table, Value, quoted},
     firewall::{Mode, OnStop, Options},
     gateway::ClientScope,
-    policy::{WELL_KNOWN_NAT64, plan::Organization},
+    policy::{KNOWN_NAT64, plan::Organization},
     problem::{Located, Place, Problem, Problems},
     upstream::{self, Server},
 };
@@ -125,7 +125,7 @@ impl Section {
         let servers = upstream.servers.iter().chain(upstream.zones.iter().flat_map(|zone| &zone.servers));
         let (resolvers, system): (Vec<_>, Vec<_>) = servers.map(Server::address).partition(Option::is_some);
         let mut options = Options {
-            nat64: self.nat64.iter().map(|prefix| prefix.value).chain([WELL_KNOWN_NAT64]).collect(),
+            nat64: self.nat64.iter().map(|prefix| prefix.value).chain(KNOWN_NAT64).collect(),
             own: organization.addresses.iter().map(|network| network.value).collect(),
             dns: dns.to_vec(),
             resolvers: resolvers.into_iter().flatten().collect(),

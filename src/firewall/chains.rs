@@ -311,8 +311,9 @@ impl Writer<'_> {
         if self.is_host() {
             chain.why("Without neighbours and an address of its own a machine has no network.");
             chain.rule(NEIGHBOURS);
-            chain.rule("udp sport 68 udp dport 67 accept");
-            chain.rule("udp sport 546 udp dport 547 accept");
+            chain.why("DHCP, to servers of the own network.");
+            chain.rule(format!("ip daddr {DHCP_V4} udp sport 68 udp dport 67 accept"));
+            chain.rule(format!("ip6 daddr {DHCP_V6} udp sport 546 udp dport 547 accept"));
         }
         chain.rules(|family| format!("{} daddr @{} udp dport 123 accept", family.header(), family.pick(sets::NTP)));
         self.open(chain);
@@ -332,6 +333,12 @@ impl Writer<'_> {
 /// Neighbour discovery (RFC 4861) and the reports of listeners that its multicast needs (RFC 3810).
 const NEIGHBOURS: &str = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, \
                           mld-listener-report, mld-listener-done, mld2-listener-report } accept";
+
+/// Broadcast, and addresses that lead nowhere on the Internet: a job may have port 68.
+const DHCP_V4: &str = "{ 10.0.0.0/8, 100.64.0.0/10, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 255.255.255.255 }";
+
+/// All servers and relays (RFC 8415 section 7.1), and neighbours.
+const DHCP_V6: &str = "{ fc00::/7, fe80::/10, ff02::1:2, ff05::1:3 }";
 
 /// The last chain of a packet, and its counter.
 fn end(reason: Reason, fate: Fate) -> Chain {

@@ -83,7 +83,7 @@ impl Default for Options {
             exempt: Vec::new(),
             fixed: Vec::new(),
             ntp: Vec::new(),
-            nat64: vec![crate::policy::WELL_KNOWN_NAT64],
+            nat64: crate::policy::KNOWN_NAT64.to_vec(),
             own: Vec::new(),
             user: USER.to_owned(),
             gate_port: GATE_PORT,

@@ -10,8 +10,19 @@ use super::{rule::Origin, verdict::RuleId};
 /// Lengths that a NAT64 prefix may have (RFC 6052 section 2.2).
 pub(super) const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
-/// 64:ff9b::/96 (RFC 6052 section 2.1), which counts without being configured.
-pub const WELL_KNOWN_NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+/// Prefixes behind which IPv4 is everywhere: the well-known one (RFC 6052 section 2.1), and those of a public service that
+/// anybody may use (https://v6tools.kasperd.dk/nat64handoff/service, read 2026-11-29).
+pub const KNOWN_NAT64: [Ipv6Net; 5] = [
+    prefix([0x64, 0xff9b, 0, 0, 0]),
+    prefix([0x2a00, 0x1098, 0x2b, 0, 0]),
+    prefix([0x2a00, 0x1098, 0x2c, 1, 0]),
+    prefix([0x2a01, 0x4f8, 0xc2c, 0x123f, 0x64]),
+    prefix([0x2a01, 0x4f9, 0xc010, 0x3f02, 0x64]),
+];
+
+const fn prefix([a, b, c, d, e]: [u16; 5]) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, 0, 0, 0), 96)
+}
 
 /// Networks, each with the rules that name it, and how addresses are decoded before they are compared.
 #[derive(Debug)]
@@ -34,9 +45,9 @@ pub(super) struct Network {
 }
 
 impl Networks {
-    /// No network; `nat64` beside the well-known prefix.
+    /// No network; `nat64` beside the known prefixes.
     pub(super) fn new(nat64: impl IntoIterator<Item = Ipv6Net>) -> Self {
-        let mut nat64: Vec<_> = nat64.into_iter().map(|prefix| prefix.trunc()).chain([WELL_KNOWN_NAT64]).collect();
+        let mut nat64: Vec<_> = nat64.into_iter().map(|prefix| prefix.trunc()).chain(KNOWN_NAT64).collect();
         nat64.sort_by_key(|prefix| std::cmp::Reverse(prefix.prefix_len()));
         Self { by_prefix: JointPrefixMap::new(), networks: Vec::new(), nat64 }
     }
@@ -118,6 +129,9 @@ mod tests {
             ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::",  Some("192.0.2.33")),
             ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33",  Some("192.0.2.33")),
             ("2001:db8::/32",         "64:ff9b::192.0.2.33",           Some("192.0.2.33")),
+            ("2001:db8::/32",         "2a00:1098:2c:1::192.0.2.33",    Some("192.0.2.33")),
+            ("2001:db8::/32",         "2a01:4f9:c010:3f02:64::c000:221", Some("192.0.2.33")),
+            ("2001:db8::/32",         "2a01:4f9:c010:3f02:65::c000:221", None),
             ("2001:db8::/32",         "2002:c000:221::1",              Some("192.0.2.33")),
             ("2001:db8::/32",         "::ffff:192.0.2.33",             Some("192.0.2.33")),
             ("2001:db8::/32",         "64:ff9b:1::c000:221",           None),

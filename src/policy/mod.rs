@@ -37,9 +37,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 pub use self::{
-    addresses::WELL_KNOWN_NAT64,
+    addresses::KNOWN_NAT64,
     binding::Binding,
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
@@ -51,6 +50,7 @@ pub use self::{
     summary::{PackSummary, Summary},
     verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},
 };
+use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 use crate::name::DomainName;
 
 /// A compiled policy.
