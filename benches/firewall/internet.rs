@@ -92,6 +92,14 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let mut answer = question.get(..end)?.to_vec();
     answer[2..4].copy_from_slice(&[0x81, 0x80]);
     answer[6..HEADER].copy_from_slice(&[0, u8::try_from(addresses.len()).ok()?, 0, 0, 0, 0]);
+    if addresses.is_empty() {
+        // Without a record of the zone nobody may remember that there is nothing (RFC 2308 section 5).
+        answer[9] = 1;
+        answer.extend([0xc0, HEADER as u8, 0, 6, 0, 1]);
+        answer.extend(TTL.to_be_bytes());
+        answer.extend([0, 22, 0, 0]);
+        (0..5).for_each(|_| answer.extend(TTL.to_be_bytes()));
+    }
     for address in addresses {
         answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
         answer.extend(TTL.to_be_bytes());
