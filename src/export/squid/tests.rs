@@ -162,14 +162,14 @@ fn a_fragment_reads_as_an_administrator_would_write_it() {
     #[rustfmt::skip]
     assert_eq!(lines(&fragment), [
         "",
-        "acl tw_own_addresses dst -n 203.0.113.0/28 64:ff9b::cb00:7100/124 2002:cb00:7100::/44",
+        "acl tw_own_addresses dst -n 203.0.113.0/28 64:ff9b::cb00:7100/124 2002:cb00:7100::/44 2a00:1098:2b::cb00:7100/124 2a00:1098:2c:1::cb00:7100/124 2a01:4f8:c2c:123f:64:0:cb00:7100/124 2a01:4f9:c010:3f02:64:0:cb00:7100/124",
         "",
         "acl tw_own_1 dstdomain -n .connect.acme.com",
         "acl tw_block_1_1 dstdomain -n connect.ngrok-agent.com",
         r"acl tw_block_1_1_starred dstdom_regex -n ^connect\.[^.]+\.ngrok-agent\.com$",
         "http_access deny tw_block_1_1 !tw_own_1",
         "http_access deny tw_block_1_1_starred !tw_own_1",
-        "acl tw_addresses_1 dst -n 198.51.100.0/24 64:ff9b::c633:6400/120 2002:c633:6400::/40",
+        "acl tw_addresses_1 dst -n 198.51.100.0/24 64:ff9b::c633:6400/120 2002:c633:6400::/40 2a00:1098:2b::c633:6400/120 2a00:1098:2c:1::c633:6400/120 2a01:4f8:c2c:123f:64:0:c633:6400/120 2a01:4f9:c010:3f02:64:0:c633:6400/120",
         "http_access deny tw_addresses_1 !tw_own_addresses",
     ]);
 }
