@@ -74,8 +74,8 @@ fn fill(keeper: &Keeper, leases: u32) -> anyhow::Result<()> {
     for number in 0.. {
         let some: Vec<IpAddr> = (0..left.min(OF_CLIENT)).map(|nth| made_up(nth).into()).collect();
         for part in some.chunks(PERMITTED_AT_ONCE) {
-            let skipped = keeper.permit(Some(client(number).into()), part, LIFETIME)?;
-            anyhow::ensure!(skipped == 0, "the keeper left something out");
+            let done = keeper.permit(Some(client(number).into()), part, LIFETIME)?;
+            anyhow::ensure!(done.skipped == 0, "the keeper left something out");
         }
         left -= u32::try_from(some.len())?;
         if left == 0 {

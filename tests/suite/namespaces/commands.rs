@@ -143,6 +143,6 @@ pub fn the_record_names_the_process_that_tried(mode: Mode) {
         let is_named = |attempt: &&serde_json::Value| {
             attempt["process"]["exe"].as_str().is_some_and(|path| path.ends_with("/dig"))
         };
-        assert_eq!(asked.iter().any(|attempt| is_named(attempt)), processes, "{asked:?}");
+        assert_eq!(asked.iter().any(is_named), processes, "{asked:?}");
     }
 }
