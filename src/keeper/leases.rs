@@ -169,7 +169,13 @@ impl Leases {
             let Some(&due) = dated.first().filter(|(until, ..)| *until <= now) else { return Ok(()) };
             drop(dated);
             let (_, client, address) = due;
-            self.keeper.cut(client, address)?;
+            match self.keeper.cut(client, address) {
+                // Nobody is cut off from what is inside; but nothing that ended stays open.
+                Err(KeeperError::Refused(Refusal::Address | Refusal::Client)) => {
+                    self.keeper.release(client, address)?
+                }
+                outcome => outcome?,
+            }
             self.dated.lock().unwrap_or_else(PoisonError::into_inner).remove(&due);
         }
     }
@@ -253,4 +259,125 @@ fn is_reachable_by(client: Option<IpAddr>, address: IpAddr) -> bool {
 
 fn saturated(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, JoinHandle};
+
+    use super::{
+        super::{LONGEST as LONGEST_MESSAGE, Reply, Request},
+        *,
+    };
+    use crate::sys::seqpacket::Channel;
+
+    /// Leases before a keeper that does what a script says, and tells in the end what it was asked.
+    fn leases(
+        keyed: Keyed,
+        reply: impl Fn(usize, &Request) -> Reply + Send + 'static,
+    ) -> (Leases, JoinHandle<Vec<Request>>) {
+        let (requests, its_requests) = Channel::pair().unwrap();
+        let (notices, _its_notices) = Channel::pair().unwrap();
+        let keeper = thread::spawn(move || {
+            let (mut asked, mut room) = (Vec::new(), [0; LONGEST_MESSAGE]);
+            while let Ok(Some(length)) = its_requests.receive(&mut room, None) {
+                let (number, request) = Request::decode(&room[..length]).unwrap();
+                let reply = reply(asked.len(), &request);
+                its_requests.send(&reply.encode(number), Instant::now() + Duration::from_secs(5)).unwrap();
+                asked.push(request);
+            }
+            asked
+        });
+        let (client, _) = Keeper::over(requests, notices);
+        (Leases::new(Arc::new(client), keyed), keeper)
+    }
+
+    fn done(epoch: u32) -> Reply {
+        Reply::Done(Done { epoch, ..Done::default() })
+    }
+
+    /// How many permits there were.
+    fn permits((leases, keeper): (Leases, JoinHandle<Vec<Request>>)) -> Vec<(Option<IpAddr>, usize, u32)> {
+        drop(leases);
+        let asked = keeper.join().unwrap().into_iter();
+        asked
+            .filter_map(|request| match request {
+                Request::Permit { client, addresses, lifetime } => Some((client, addresses.len(), lifetime)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn addresses(count: u8) -> Vec<IpAddr> {
+        (1..=count).map(|last| IpAddr::from([192, 0, 2, last])).collect()
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    #[test]
+    fn what_is_open_long_enough_costs_no_message() {
+        let (leases, keeper) = leases(Keyed::ByClient, |_, _| done(0));
+        let (now, two) = (Instant::now(), addresses(2));
+        let later = |seconds| now + Duration::from_secs(seconds);
+        // The answer from the cache gets older, and what is left of its TTL with it.
+        for (age, ttl) in [(0, 300), (10, 290), (299, 1)] {
+            assert_eq!(leases.open(CLIENT, &two, ttl, later(age)).unwrap(), ttl, "{age}");
+        }
+        // A fresh one outlives what is open; so does a client's first connection the last second of an old one.
+        assert_eq!(leases.open(CLIENT, &two, 300, later(299)).unwrap(), 300);
+        assert_eq!(leases.open("10.0.0.2".parse().unwrap(), &two, 0, later(299)).unwrap(), 0);
+        let other = Some("10.0.0.2".parse().unwrap());
+        assert_eq!(permits((leases, keeper)), [(Some(CLIENT), 2, 360), (Some(CLIENT), 2, 360), (other, 2, 90)]);
+    }
+
+    #[test]
+    fn what_was_closed_to_others_or_to_the_client_is_asked_for_again() {
+        for (epoch, evicted, expected) in [(0, false, 2), (1, false, 3), (0, true, 3)] {
+            // The second permit, of another address, is what closes something.
+            let (leases, keeper) = leases(Keyed::ByClient, move |number, _| {
+                let is_second = number == 1;
+                let epoch = if is_second || number > 1 { epoch } else { 0 };
+                Reply::Done(Done { skipped: 0, evicted: evicted && is_second, epoch })
+            });
+            let (now, all) = (Instant::now(), addresses(2));
+            for address in [0, 1, 0] {
+                leases.open(CLIENT, &all[address..=address], 60, now).unwrap();
+            }
+            assert_eq!(permits((leases, keeper)).len(), expected, "epoch {epoch}, evicted {evicted}");
+        }
+    }
+
+    #[test]
+    fn sixteen_addresses_of_the_clients_family_are_opened_and_a_refusal_is_an_error() {
+        let (opened, keeper) = leases(Keyed::ByClient, |_, _| done(0));
+        let mut many = addresses(40);
+        many.insert(0, "2001:db8::1".parse().unwrap());
+        opened.open(CLIENT, &many, 60, Instant::now()).unwrap();
+        assert_eq!(opened.open("2001:db8::2".parse().unwrap(), &addresses(1), 60, Instant::now()).unwrap(), 60);
+        assert_eq!(permits((opened, keeper)), [(Some(CLIENT), PERMITTED_AT_ONCE, 120)]);
+        let (refused, _keeper) = leases(Keyed::ByAddress, |_, _| Reply::Refused(Refusal::Full));
+        refused.open(CLIENT, &addresses(1), 60, Instant::now()).unwrap_err();
+    }
+
+    #[test]
+    fn what_has_ended_is_cut_once_and_what_may_not_be_cut_is_closed() {
+        let (leases, keeper) = leases(Keyed::ByAddress, |_, request| match request {
+            Request::Cut { address, .. } if *address == addresses(1)[0] => Reply::Refused(Refusal::Address),
+            _ => done(0),
+        });
+        let at = |second| Timestamp::from_second(second).unwrap();
+        leases.ends_at(at(10), CLIENT, &addresses(2)).unwrap();
+        leases.ends_at(at(20), CLIENT, &addresses(1)).unwrap();
+        for second in [9, 10, 11] {
+            leases.end_due(at(second)).unwrap();
+        }
+        drop(leases);
+        let (client, all) = (None, addresses(2));
+        let expected = [
+            Request::Cut { client, address: all[0] },
+            Request::Release { client, address: all[0] },
+            Request::Cut { client, address: all[1] },
+        ];
+        assert_eq!(keeper.join().unwrap(), expected);
+    }
 }
