@@ -300,12 +300,11 @@ mod tests {
     fn permits((leases, keeper): (Leases, JoinHandle<Vec<Request>>)) -> Vec<(Option<IpAddr>, usize, u32)> {
         drop(leases);
         let asked = keeper.join().unwrap().into_iter();
-        asked
-            .filter_map(|request| match request {
-                Request::Permit { client, addresses, lifetime } => Some((client, addresses.len(), lifetime)),
-                _ => None,
-            })
-            .collect()
+        let permit = |request| {
+            let Request::Permit { client, addresses, lifetime } = request else { return None };
+            Some((client, addresses.len(), lifetime))
+        };
+        asked.filter_map(permit).collect()
     }
 
     fn addresses(count: u8) -> Vec<IpAddr> {
@@ -361,9 +360,9 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_cut_once_and_what_may_not_be_cut_is_closed() {
-        let (leases, keeper) = leases(Keyed::ByAddress, |_, request| match request {
-            Request::Cut { address, .. } if *address == addresses(1)[0] => Reply::Refused(Refusal::Address),
-            _ => done(0),
+        let (leases, keeper) = leases(Keyed::ByAddress, |_, request| {
+            let inside = Request::Cut { client: None, address: addresses(1)[0] };
+            if *request == inside { Reply::Refused(Refusal::Address) } else { done(0) }
         });
         let at = |second| Timestamp::from_second(second).unwrap();
         leases.ends_at(at(10), CLIENT, &addresses(2)).unwrap();
