@@ -11,13 +11,13 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use nix::{
     sys::statvfs::{FsFlags, statvfs},
-    unistd::User,
+    unistd::{Uid, User},
 };
 
 use super::{Common, Exit};
 use crate::{
     config::{self, Config},
-    firewall::{self, Mode, OnStop, Ruleset},
+    firewall::{self, Mode, OnStop, OwnSockets, Ruleset},
     keeper::{self, Terms},
     problem::Severity,
     sys::{
@@ -56,7 +56,10 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
     };
     let options = &config.firewall;
     let uid = firewall::uid_of(options)?;
-    if let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid)) {
+    // Root can write everywhere; that a gateway's forwarder is root is warned of, not refused.
+    if !Uid::from_raw(uid).is_root()
+        && let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid))
+    {
         bail!("user {} could change {}: it says what is refused to this very user", options.user, path.display());
     }
     let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
@@ -69,6 +72,7 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         spared: interfaces.networks.iter().chain(&config.ingress.shared).copied().collect(),
         allowed_ports: config.policy.allowed_ports(),
         free: firewall::free_clients(options, &config.policy),
+        marks: options.own_sockets == OwnSockets::Mark,
         on_stop_remove: options.on_stop == OnStop::Remove,
         removal: keeper::REMOVAL.into(),
     })

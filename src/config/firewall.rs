@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv6Net};
 use super::set;
 use crate::{
     document::{Fault, Table, Value, quoted},
-    firewall::{Mode, OnStop, Options},
+    firewall::{Mode, OnStop, Options, OwnSockets},
     gateway::ClientScope,
     policy::{KNOWN_NAT64, plan::Organization},
     problem::{Located, Place, Problem, Problems},
@@ -15,6 +15,8 @@ use crate::{
 };
 
 const MODES: [(&str, Mode); 3] = [("off", Mode::Off), ("host", Mode::Host), ("gateway", Mode::Gateway)];
+
+const OWN_SOCKETS: [(&str, OwnSockets); 2] = [("user", OwnSockets::User), ("mark", OwnSockets::Mark)];
 
 const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("remove", OnStop::Remove)];
 
@@ -79,6 +81,7 @@ fn read_section(table: &mut Table<'_>) -> Section {
             read_user(value)
         }),
     );
+    set(&mut options.own_sockets, table.take("own-sockets", |value| value.keyword(&OWN_SOCKETS)));
     set(&mut options.gate_port, table.take("gate-port", |value| value.integer(1..=u16::MAX)));
     set(
         &mut options.processes,
@@ -162,8 +165,15 @@ fn without_mode(given: &[(&'static str, Place)], problems: &mut Problems) {
 
 fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
     for (_, place) in given.iter().filter(|(key, _)| *key == "user" && options.user == ROOT) {
-        let error = Problem::error(place, "the forwarder cannot be root: all of root's programs would be let out");
-        problems.push(error.hint("make a user of its own: useradd --system --no-create-home tunnelwarden"));
+        match options.own_sockets {
+            OwnSockets::Mark => as_root(place, problems),
+            OwnSockets::User => {
+                let error = "the forwarder cannot be root: all of root's programs would be let out";
+                let hint = "make a user of its own: useradd --system --no-create-home tunnelwarden; where there can be \
+                            none, set own-sockets = \"mark\"";
+                problems.push(Problem::error(place, error).hint(hint));
+            }
+        }
     }
     for (key, place) in given.iter().filter(|(key, _)| ["lan", "exempt"].contains(key)) {
         let error = Problem::error(place, format!("{key:?} is for clients of a gateway, and this is mode \"host\""));
@@ -184,9 +194,7 @@ fn on_host(options: &Options, place: &Place, given: &[(&'static str, Place)], pr
 
 fn on_gateway(options: &Options, place: &Place, given: &[(&'static str, Place)], problems: &mut Problems) {
     for (_, place) in given.iter().filter(|(key, _)| *key == "user" && options.user == ROOT) {
-        let warning =
-            Problem::warning(place, "who takes over a forwarder that is root may rewrite what its keeper reads");
-        problems.push(warning.hint("make a user of its own: useradd --system --no-create-home tunnelwarden"));
+        as_root(place, problems);
     }
     for (_, place) in given.iter().filter(|(key, _)| *key == "processes") {
         let error = Problem::error(place, "\"processes\" is for a host's own, and this is mode \"gateway\"");
@@ -204,6 +212,11 @@ fn on_gateway(options: &Options, place: &Place, given: &[(&'static str, Place)],
         );
     }
     shared_port(options, place, problems);
+}
+
+fn as_root(place: &Place, problems: &mut Problems) {
+    let warning = Problem::warning(place, "who takes over a forwarder that is root may rewrite what its keeper reads");
+    problems.push(warning.hint("make a user of its own: useradd --system --no-create-home tunnelwarden"));
 }
 
 fn shared_port(options: &Options, place: &Place, problems: &mut Problems) {

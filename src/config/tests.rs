@@ -202,6 +202,7 @@ fn every_key_reaches_its_option() {
         static = ["10.0.0.0/8"]
         ntp = ["198.51.100.123"]
         user = "warden"
+        own-sockets = "mark"
         gate-port = 8443
         on-stop = "remove"
         nat64 = ["2001:db8:64::/96"]
@@ -273,6 +274,7 @@ fn every_key_reaches_its_option() {
         nat64: ["2001:db8:64::/96".parse().unwrap()].into_iter().chain(crate::policy::KNOWN_NAT64).collect(),
         own: vec!["203.0.113.0/28".parse().unwrap()],
         user: "warden".into(),
+        own_sockets: firewall::OwnSockets::Mark,
         gate_port: 8443,
         processes: false,
         on_stop: firewall::OnStop::Remove,
@@ -358,6 +360,8 @@ fn what_is_wrong_in_a_section_is_told_with_place_and_hint() {
         ("[upstream]\nservers = ['udp://127.0.0.1:5353']\n[firewall]\nmode = 'host'", r#"4:8 the upstream server 127.0.0.1:5353 is on this machine, and what it asks would be turned to us"#),
         ("[limits]\nclients = ['private']\n[firewall]\nmode = 'host'", r#"4:8 warning: [limits] clients lets nobody of this machine's own public addresses ask | add "on-link" to [limits] clients"#),
         ("[firewall]\nmode = 'host'\nuser = 'root'", r#"3:8 the forwarder cannot be root: all of root's programs would be let out | make a user of its own"#),
+        ("[firewall]\nmode = 'host'\nuser = 'root'\nown-sockets = 'mark'", r#"3:8 warning: who takes over a forwarder that is root may rewrite what its keeper reads"#),
+        ("[firewall]\nown-sockets = 'uid'",         r#"2:15 "own-sockets" cannot be "uid" | "#),
         ("[firewall]\nuser = '0'",                  r#"2:8 "0" is no name of a user"#),
         ("[firewall]\nstrict = true",               r#"2:10 warning: "strict" says nothing: there is no firewall | set mode = "host" or "gateway" in [firewall]"#),
         ("[firewall]\nmode = 'off'\nntp = ['::1']", r#"3:7 warning: "ntp" says nothing: there is no firewall"#),

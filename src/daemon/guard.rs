@@ -27,7 +27,7 @@ use thiserror::Error;
 use super::state::LOCK;
 use crate::{
     config::Config,
-    firewall::{Mode, Obstacle, Options},
+    firewall::{Mode, Obstacle, Options, OwnSockets},
     keeper::{Keeper, Notices, Protection},
     name::DomainName,
     sys::{
@@ -98,6 +98,13 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
         return Err(Unguarded::Loop(server).into());
     }
     let user = user(options)?;
+    if let Some(program) = companion(options, &user) {
+        tracing::warn!(
+            "{program} runs as user {} too, and the rules let out whatever it sends: give tunnelwarden a user of its own, or set \
+             own-sockets = \"mark\"",
+            user.name
+        );
+    }
     if Uid::effective().is_root() {
         hand_over(state_dir, &user)
             .with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
@@ -128,6 +135,18 @@ fn user(options: &Options) -> anyhow::Result<User> {
     crate::firewall::uid_of(options)?;
     let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
     found.with_context(|| format!("there is no user {}", options.user))
+}
+
+/// Another program of the user, as far as one is to be seen: on a host the rules would not tell it from us.
+fn companion(options: &Options, user: &User) -> Option<String> {
+    if options.mode != Mode::Host || options.own_sockets == OwnSockets::Mark {
+        return None;
+    }
+    let folders = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let theirs = folders.filter(|folder| folder.metadata().is_ok_and(|found| found.uid() == user.uid.as_raw()));
+    let names = theirs.filter_map(|folder| fs::read_to_string(folder.path().join("comm")).ok());
+    // One that was there before us may still be stopping.
+    names.map(|name| name.trim_end().to_owned()).find(|name| !name.starts_with(env!("CARGO_PKG_NAME")))
 }
 
 /// The state folder is the user's, with what an earlier daemon left in it: files of its own, no links. A folder of

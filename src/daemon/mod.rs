@@ -8,6 +8,7 @@ mod state;
 mod watch;
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,15 +33,15 @@ use crate::{
     cache::Cache,
     config::{Config, Loaded},
     control::{self, Asked, Command},
-    firewall::Mode,
+    firewall::{Mode, OwnSockets},
     gate::Gate,
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, Progress, Terms},
-    keeper::{Keyed, Leases},
+    keeper::{Keeper, Keyed, Leases},
     listen::{Doors, House, Serving, open_admin},
     metrics::Metrics,
     sys::memory,
-    upstream::{Lanes, Surroundings, Upstream},
+    upstream::{Lanes, Outlet, Surroundings, Upstream},
 };
 use firewall::Enforcement;
 use guard::Guard;
@@ -184,7 +185,8 @@ fn start(
     let admin = open_admin(config.listen.admin)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
-    let surroundings = Surroundings::new(doors.addresses().collect(), lanes);
+    let outlet = guard.as_ref().map(|guard| outlet_by(config.firewall.own_sockets, &guard.keeper)).unwrap_or_default();
+    let surroundings = Surroundings { outlet, ..Surroundings::new(doors.addresses().collect(), lanes) };
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
     let clock = Arc::new(Clock::new(state.latest_time()));
@@ -267,7 +269,7 @@ fn serve_admin(
     state: &State,
     close: &CancellationToken,
     tasks: &TaskTracker,
-) -> std::io::Result<Option<SocketAddr>> {
+) -> io::Result<Option<SocketAddr>> {
     let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
     if let Some(listener) = listener {
         tasks.spawn(admin::serve(listener, view, close.clone())?);
@@ -282,6 +284,17 @@ fn serve_admin(
 fn in_force_by(config: &Config, ingress: &Ingress, leases: Option<Arc<Leases>>) -> InForce {
     let (policy, learned) = (Arc::clone(&config.policy), Arc::clone(ingress.published()));
     InForce { policy, learned, leases, udp_size: config.limits.udp_size, others: config.limits.others }
+}
+
+/// What makes sockets that the rules know.
+fn outlet_by(own: OwnSockets, keeper: &Arc<Keeper>) -> Outlet {
+    let keeper = Arc::clone(keeper);
+    match own {
+        OwnSockets::User => Outlet::default(),
+        OwnSockets::Mark => Outlet::marking(move |socket| {
+            keeper.mark(socket).map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
+        }),
+    }
 }
 
 /// Whose a lease is.

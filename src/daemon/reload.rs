@@ -196,7 +196,9 @@ fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
         needed.push("[cache]".to_owned());
     }
     if !is_same_firewall(before, after) {
-        needed.push("[firewall], since mode, user, processes, gate-port or [listen] dns is another".to_owned());
+        needed.push(
+            "[firewall], since mode, user, own-sockets, processes, gate-port or [listen] dns is another".to_owned(),
+        );
     }
     needed
 }
@@ -205,7 +207,8 @@ fn restart_needed(before: &Config, after: &Config) -> Vec<String> {
 fn is_same_firewall(before: &Config, after: &Config) -> bool {
     let fixed = |config: &Config| {
         let options = &config.firewall;
-        (options.mode, options.user.clone(), options.processes, options.gate(), options.dns.clone())
+        let who = (options.user.clone(), options.own_sockets, options.processes);
+        (options.mode, who, options.gate(), options.dns.clone())
     };
     fixed(before) == fixed(after)
 }

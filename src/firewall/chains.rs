@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use super::{
-    LOG_GROUP, ZONE,
-    options::{Family, Mode, Options},
+    LOG_GROUP, MARK, ZONE,
+    options::{Family, Mode, Options, OwnSockets},
     script::Chain,
     sets,
     translation::regarded_bits,
@@ -100,6 +100,14 @@ impl Writer<'_> {
         }
     }
 
+    /// A socket of the forwarder's. Whoever may mark sockets himself is stopped by the user, as far as it is another.
+    fn ours(&self) -> String {
+        match self.options.own_sockets {
+            OwnSockets::User => format!("meta skuid {}", self.uid),
+            OwnSockets::Mark => format!("meta skuid {} meta mark {MARK:#010x}", self.uid),
+        }
+    }
+
     /// `"eth1"`, or `{ "eth1", "eth2" }`.
     fn lan(&self) -> String {
         let quoted: Vec<_> = self.options.lan.iter().map(|name| format!("\"{name}\"")).collect();
@@ -116,7 +124,7 @@ impl Writer<'_> {
         let mut chain = Chain::base("zone", &base, why);
         chain.why("Both have the same addresses and ports at times, and without a zone of its own a question of the");
         chain.why("forwarder's would be sent back to it. Replies stay where other people's rules look for them.");
-        chain.rule(format!("meta skuid {} meta l4proto {{ tcp, udp }} ct original zone set {ZONE}", self.uid));
+        chain.rule(format!("{} meta l4proto {{ tcp, udp }} ct original zone set {ZONE}", self.ours()));
         chain
     }
 
@@ -125,7 +133,7 @@ impl Writer<'_> {
         let base = format!("type nat hook {hook} priority {NAT}");
         let mut chain = Chain::base("turn", &base, "DNS goes to the forwarder, TLS to an ingress to the gate.");
         if self.is_host() {
-            chain.rule(format!("meta skuid {} accept", self.uid));
+            chain.rule(format!("{} accept", self.ours()));
         } else {
             self.only_clients(&mut chain);
         }
@@ -226,7 +234,7 @@ impl Writer<'_> {
         ports.sort_unstable();
         ports.dedup();
         let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-        chain.rule(format!("meta skuid {} {TRANSPORT} dport {{ {} }} accept", self.uid, ports.join(", ")));
+        chain.rule(format!("{} {TRANSPORT} dport {{ {} }} accept", self.ours(), ports.join(", ")));
         chain.why("What was turned to us has the address already, and not yet the interface.");
         chain.rule("oifname \"lo\" accept");
         chain.rule("ip daddr 127.0.0.0/8 accept");

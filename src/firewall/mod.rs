@@ -34,7 +34,7 @@ pub use self::{
     foreign::{Obstacle, obstacles},
     kernel::{Failure, apply, compare, compare_with_none, load, remove, rules_of_all, without_table},
     listing::Difference,
-    options::{Mode, OnStop, Options},
+    options::{Mode, OnStop, Options, OwnSockets},
     ruleset::{Ruleset, free_clients},
     translation::translated,
     user::{NoUser, uid_of},
@@ -45,6 +45,10 @@ pub const TABLE: &str = "tunnelwarden";
 
 /// Where rules tell of packets: the NFLOG group.
 pub const LOG_GROUP: u16 = 20053;
+
+/// The mark of the forwarder's own sockets, where they have one. None of the bits that kube-proxy, Cilium or Tailscale
+/// look at alone.
+pub const MARK: u32 = 0x7477_0000;
 
 /// The conntrack zone of the forwarder's own connections.
 pub const ZONE: u16 = 20053;

@@ -26,6 +26,16 @@ pub enum OnStop {
     Remove,
 }
 
+/// How the rules know the forwarder's own sockets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OwnSockets {
+    /// By their user, whom nobody else runs as.
+    #[default]
+    User,
+    /// By the user and a mark that only the keeper can set: others may run as that user.
+    Mark,
+}
+
 /// Everything that the rules are made from, besides the policy and the user's number.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
@@ -47,6 +57,8 @@ pub struct Options {
     pub own: Vec<IpNet>,
     /// Whose sockets are the forwarder's own.
     pub user: String,
+    /// How they are told from others of that user.
+    pub own_sockets: OwnSockets,
     /// Where the gate listens, on the addresses of [`gate`](Self::gate).
     pub gate_port: u16,
     /// What a stop does.
@@ -86,6 +98,7 @@ impl Default for Options {
             nat64: crate::policy::KNOWN_NAT64.to_vec(),
             own: Vec::new(),
             user: USER.to_owned(),
+            own_sockets: OwnSockets::default(),
             gate_port: GATE_PORT,
             on_stop: OnStop::default(),
             processes: false,

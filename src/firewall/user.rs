@@ -3,7 +3,7 @@
 use nix::{errno::Errno, unistd::User};
 use thiserror::Error;
 
-use super::options::{Mode, Options};
+use super::options::{Mode, Options, OwnSockets};
 
 /// Why a user cannot be the forwarder's.
 #[derive(Debug, Error)]
@@ -12,7 +12,10 @@ pub enum NoUser {
     #[error("there is no user {0:?}; make it: useradd --system --no-create-home --shell /usr/sbin/nologin {0}")]
     Unknown(String),
     /// It is root by another name.
-    #[error("user {0:?} is root, and all of root's programs would be let out; name another under [firewall] user")]
+    #[error(
+        "user {0:?} is root, and all of root's programs would be let out; name another under [firewall] user, or set \
+             own-sockets = \"mark\""
+    )]
     Root(String),
     /// The system does not tell.
     #[error("cannot look up user {name:?}")]
@@ -24,7 +27,8 @@ pub enum NoUser {
     },
 }
 
-/// The number of the forwarder's user. It may be root on a gateway, where no program of the machine's own is held.
+/// The number of the forwarder's user. It may be root on a gateway, where no program of the machine's own is held,
+/// and where a mark tells its sockets from theirs.
 ///
 /// # Errors
 /// [`NoUser`].
@@ -32,7 +36,7 @@ pub fn uid_of(options: &Options) -> Result<u32, NoUser> {
     let name = options.user.as_str();
     let found = User::from_name(name).map_err(|source| NoUser::Lookup { name: name.to_owned(), source })?;
     let user = found.ok_or_else(|| NoUser::Unknown(name.to_owned()))?;
-    if user.uid.is_root() && options.mode == Mode::Host {
+    if user.uid.is_root() && options.mode == Mode::Host && options.own_sockets == OwnSockets::User {
         Err(NoUser::Root(name.to_owned()))
     } else {
         Ok(user.uid.as_raw())

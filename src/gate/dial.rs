@@ -1,6 +1,6 @@
 //! Where a name's servers are, asked by ourselves, and a connection to one of them.
 //!
-//! Such a connection must not be redirected to the gate again: the ruleset knows us by our user. Should it not, the gate
+//! Such a connection must not be redirected to the gate again: the ruleset knows us by our user, or our mark. Should it not, the gate
 //! knows its own by their addresses, and no connection becomes hundreds.
 
 use std::{
@@ -70,6 +70,7 @@ pub(super) async fn find(house: &House, ticket: &Ticket) -> Result<Found, Turned
 
 /// Dials them one after the other, without waiting long for any, and says what the client said so far.
 pub(super) async fn reach<'i>(inside: &'i Inside, servers: &[SocketAddr], said: &[u8]) -> Result<Server<'i>, Turned> {
+    let outlet = &inside.house.gateway.upstream().outlet().clone();
     let dialled = (0..).zip(servers).map(|(place, server)| {
         let server = *server;
         async move {
@@ -77,13 +78,12 @@ pub(super) async fn reach<'i>(inside: &'i Inside, servers: &[SocketAddr], said: 
             if place > 0 {
                 time::sleep(HEAD_START * place).await;
             }
-            TcpStream::connect(server).await
+            outlet.tcp(server).await
         }
         .boxed()
     });
     let reached = async {
         let (stream, _) = select_ok(dialled).await?;
-        stream.set_nodelay(true)?;
         // Before the first byte: should it come back to us, it is known by then.
         let mut server = inside.dialled.enter(stream)?;
         server.stream.write_all(said).await?;

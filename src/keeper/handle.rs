@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
     process::{Child, Command},
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -196,6 +197,18 @@ impl Keeper {
         self.done(&Request::Cut { client, address }).map(drop)
     }
 
+    /// Has a socket of ours marked, so that the rules know it. Nothing may have been sent from it yet.
+    ///
+    /// # Errors
+    /// When it is not: what it sends would be turned back to us.
+    pub fn mark(&self, socket: BorrowedFd<'_>) -> Result<(), KeeperError> {
+        match self.ask_with(&Request::Mark, Some(socket), PATIENCE)? {
+            Reply::Done(_) => Ok(()),
+            Reply::Refused(refusal) => Err(KeeperError::Refused(refusal)),
+            Reply::Counts(_) | Reply::Process(_) => Err(KeeperError::Gone),
+        }
+    }
+
     /// How much there is of everything.
     ///
     /// # Errors
@@ -293,10 +306,19 @@ impl Keeper {
     }
 
     fn ask(&self, request: &Request, patience: Duration) -> Result<Reply, KeeperError> {
+        self.ask_with(request, None, patience)
+    }
+
+    fn ask_with(
+        &self,
+        request: &Request,
+        socket: Option<BorrowedFd<'_>>,
+        patience: Duration,
+    ) -> Result<Reply, KeeperError> {
         let is_brief = patience <= PATIENCE && self.is_silent.load(Ordering::Relaxed);
         let deadline = Instant::now() + if is_brief { patience.min(BRIEF) } else { patience };
         let outcome = self.take_line(deadline).and_then(|mut line| {
-            let outcome = line.ask(request, deadline);
+            let outcome = line.ask(request, socket, deadline);
             // Before the next one asks: replies are believed in their order.
             if let Ok(Reply::Done(done)) = &outcome {
                 self.epoch.store(done.epoch, Ordering::Relaxed);
@@ -329,9 +351,14 @@ impl Keeper {
 }
 
 impl Line {
-    fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Reply, KeeperError> {
+    fn ask(
+        &mut self,
+        request: &Request,
+        socket: Option<BorrowedFd<'_>>,
+        deadline: Instant,
+    ) -> Result<Reply, KeeperError> {
         self.number = self.number.wrapping_add(1);
-        self.channel.send(&request.encode(self.number), deadline).map_err(failure)?;
+        self.channel.send_with(&request.encode(self.number), socket, deadline).map_err(failure)?;
         let mut room = [0; LONGEST];
         loop {
             let length = self.channel.receive(&mut room, Some(deadline)).map_err(failure)?.ok_or(KeeperError::Gone)?;

@@ -76,6 +76,8 @@ pub enum Request {
         /// The other end.
         remote: SocketAddr,
     },
+    /// Marks the socket that comes with it as the forwarder's, so that the rules know it.
+    Mark,
     /// Reads the configuration again.
     Reload,
     /// Takes the table away.
@@ -137,6 +139,9 @@ pub enum Refusal {
     /// Root has not said so.
     #[error("root has not asked for it")]
     Unasked = 8,
+    /// No socket came with the request, or none that is marked in this mode.
+    #[error("there is no socket to be marked")]
+    Socket = 9,
 }
 
 /// How much there is of everything.
@@ -197,6 +202,7 @@ impl Request {
             Self::Reload => kind(9),
             Self::Remove => kind(10),
             Self::Bye => kind(11),
+            Self::Mark => kind(12),
         };
         writer.finish()
     }
@@ -234,6 +240,7 @@ impl Request {
             9 => Self::Reload,
             10 => Self::Remove,
             11 => Self::Bye,
+            12 => Self::Mark,
             _ => return Err(Malformed),
         })
     }
@@ -277,8 +284,17 @@ impl Reply {
 }
 
 impl Refusal {
-    const ALL: [Self; 8] =
-        [Self::Rate, Self::Full, Self::Kernel, Self::Port, Self::Client, Self::Ruleset, Self::Address, Self::Unasked];
+    const ALL: [Self; 9] = [
+        Self::Rate,
+        Self::Full,
+        Self::Kernel,
+        Self::Port,
+        Self::Client,
+        Self::Ruleset,
+        Self::Address,
+        Self::Unasked,
+        Self::Socket,
+    ];
 
     fn numbered(number: u8) -> Result<Self, Malformed> {
         Self::ALL.into_iter().find(|refusal| *refusal as u8 == number).ok_or(Malformed)
@@ -338,7 +354,7 @@ mod tests {
             (any::<u8>(), any::<(IpAddr, u16)>(), any::<(IpAddr, u16)>()).prop_map(|(protocol, local, remote)| {
                 Request::Process { protocol, local: local.into(), remote: remote.into() }
             }),
-            prop::sample::select(vec![Request::Count, Request::Reload, Request::Remove, Request::Bye]),
+            prop::sample::select(vec![Request::Count, Request::Mark, Request::Reload, Request::Remove, Request::Bye]),
         ]
     }
 

@@ -65,6 +65,8 @@ pub struct Terms {
     pub allowed_ports: Vec<u16>,
     /// Clients who may reach an ingress: their connections to it are not ended.
     pub free: Vec<RangeInclusive<IpAddr>>,
+    /// Do the rules know the forwarder's sockets by a mark, which it asks for?
+    pub marks: bool,
     /// Is the table taken away when the forwarder stops on purpose?
     pub on_stop_remove: bool,
     /// Where root leaves word that the table is to be taken away, which the forwarder's asking does not prove: how the

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -140,8 +140,8 @@ impl Life {
     fn serve(&mut self, terms: &mut impl FnMut() -> Result<Terms, String>) -> Result<Next, Trouble> {
         let mut room = [0; LONGEST];
         for _ in 0..AT_ONCE {
-            let length = match self.requests.receive(&mut room, Some(Instant::now())) {
-                Ok(Some(length)) => length,
+            let (length, socket) = match self.requests.receive_with(&mut room, Some(Instant::now())) {
+                Ok(Some(received)) => received,
                 Ok(None) => return Ok(Next::End),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Next::Wait),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.malformed()),
@@ -149,7 +149,7 @@ impl Life {
             };
             let message = room.get(..length).unwrap_or_default();
             let (number, request) = Request::decode(message).map_err(|_| self.malformed())?;
-            if self.carry_out(number, request, terms) == Next::End {
+            if self.carry_out((number, request, socket), terms) == Next::End {
                 return Ok(Next::End);
             }
         }
@@ -161,12 +161,16 @@ impl Life {
         Trouble::Message
     }
 
-    fn carry_out(&mut self, number: u32, request: Request, terms: &mut impl FnMut() -> Result<Terms, String>) -> Next {
+    fn carry_out(
+        &mut self,
+        (number, request, socket): (u32, Request, Option<OwnedFd>),
+        terms: &mut impl FnMut() -> Result<Terms, String>,
+    ) -> Next {
         let (is_last, is_reload) = (request == Request::Bye, request == Request::Reload);
         if is_last && let Err((trouble, words)) = self.service.stop() {
             self.teller.tell_trouble(trouble, &words);
         }
-        let (reply, trouble) = self.service.answer(request, terms);
+        let (reply, trouble) = self.service.answer(request, socket, terms);
         if let Some((trouble, words)) = trouble {
             self.teller.tell_trouble(trouble, &words);
         }

@@ -4,8 +4,11 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     time::{Duration, Instant, SystemTime},
 };
+
+use socket2::{Domain, Protocol, SockRef};
 
 use super::{
     Terms,
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     firewall::{
-        TABLE, ZONE,
+        MARK, TABLE, ZONE,
         sets::{INGRESS, LEASE, PORT},
     },
     sys::netlink::{Flow, Flows, FoundSocket, SocketTable},
@@ -95,8 +98,13 @@ impl Service {
         Ok(service)
     }
 
-    /// Does what is asked.
-    pub(super) fn answer(&mut self, request: Request, terms: impl FnOnce() -> Result<Terms, String>) -> Outcome {
+    /// Does what is asked, of the socket that came with it.
+    pub(super) fn answer(
+        &mut self,
+        request: Request,
+        socket: Option<OwnedFd>,
+        terms: impl FnOnce() -> Result<Terms, String>,
+    ) -> Outcome {
         let now = Instant::now();
         let is_costly =
             matches!(request, Request::Cut { .. } | Request::Process { .. } | Request::Reload | Request::Remove);
@@ -121,6 +129,7 @@ impl Service {
                 let found = self.owners.as_mut().and_then(|owners| owners.find(protocol, local, remote));
                 return (Reply::Process(found), None);
             }
+            Request::Mark => self.mark(socket),
             Request::Reload => self.reload(terms, now),
             Request::Remove => self.remove(),
             Request::Bye => Ok(0),
@@ -261,6 +270,17 @@ impl Service {
             is_from && destination.ip().to_canonical() == address
         });
         ended.map(|()| 0).map_err(|error| kernel_refused(&error))
+    }
+
+    /// The mark goes with the user's number in every rule, so it opens nothing to a socket of somebody else's.
+    fn mark(&self, socket: Option<OwnedFd>) -> Skipped {
+        let Some(socket) = socket.filter(|_| self.terms.marks) else { return Err((Refusal::Socket, None)) };
+        let socket = SockRef::from(&socket);
+        let speaks_ip = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6));
+        if !speaks_ip || !matches!(socket.protocol(), Ok(Some(Protocol::TCP | Protocol::UDP))) {
+            return Err((Refusal::Socket, None));
+        }
+        socket.set_mark(MARK).map(|()| 0).map_err(|error| kernel_refused(&error))
     }
 
     /// Ends connections to what was denied since this was done last. Those that the gate carries it carries on.

@@ -1,7 +1,9 @@
 //! The keeper as a whole: its own thread, a real table, in a network namespace.
 
 use std::{
+    fs::File,
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,9 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
+
 use super::*;
 use crate::{
-    firewall::TABLE,
+    firewall::{MARK, TABLE},
     sys::{
         netlink::{
             Flow, Flows, Netfilter, Table,
@@ -134,6 +138,28 @@ fn what_is_permitted_is_in_the_kernel_before_the_reply() {
         assert!(!lists("lease_v4", "93.184.216.34"));
         let client = bed.keeper.permit(Some(ip("10.0.0.5")), &addresses, HOUR);
         assert!(matches!(client, Err(KeeperError::Refused(Refusal::Client))), "{client:?}");
+        bed.kill();
+    });
+}
+
+#[test]
+fn sockets_are_marked_where_the_rules_look_for_a_mark() {
+    within_namespace(|| {
+        let (bed, _) = Bed::ready(Terms { marks: true, ..terms() });
+        let (datagrams, stream) = (UdpSocket::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap());
+        for socket in [datagrams.as_fd(), stream.as_fd()] {
+            bed.keeper.mark(socket).unwrap();
+            assert_eq!(SockRef::from(&socket).mark().unwrap(), MARK);
+        }
+        let (local, _peer) = UnixStream::pair().unwrap();
+        for no_socket in [local.as_fd(), File::open("/dev/null").unwrap().as_fd()] {
+            let refused = bed.keeper.mark(no_socket);
+            assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Socket))), "{refused:?}");
+        }
+        bed.kill();
+        let (bed, _) = Bed::ready(terms());
+        let refused = bed.keeper.mark(UdpSocket::bind("127.0.0.1:0").unwrap().as_fd());
+        assert!(matches!(refused, Err(KeeperError::Refused(Refusal::Socket))), "{refused:?}");
         bed.kill();
     });
 }

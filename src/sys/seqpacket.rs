@@ -1,17 +1,22 @@
-//! A pair of sockets that carry whole messages between a process and its child. A closed end is heard by the other.
+//! A pair of sockets that carry whole messages between a process and its child, and descriptors with them. A closed end
+//! is heard by the other.
 
 use std::{
     fs::File,
-    io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use nix::{
+    cmsg_space,
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recv, send, socketpair, sockopt},
+    sys::socket::{
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg,
+        socketpair, sockopt,
+    },
     unistd::{dup2_stdin, dup2_stdout},
 };
 
@@ -64,8 +69,19 @@ impl Channel {
     /// # Errors
     /// `BrokenPipe` when the other end is gone, `TimedOut` when it does not read.
     pub fn send(&self, message: &[u8], deadline: Instant) -> io::Result<()> {
+        self.send_with(message, None, deadline)
+    }
+
+    /// Sends a message whole, and a descriptor of the same file with it.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the other end is gone, `TimedOut` when it does not read.
+    pub fn send_with(&self, message: &[u8], fd: Option<BorrowedFd<'_>>, deadline: Instant) -> io::Result<()> {
+        let fd = fd.map(|fd| [fd.as_raw_fd()]);
+        let rights = fd.as_ref().map(|fd| ControlMessage::ScmRights(fd));
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         loop {
-            match send(self.0.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(message)], rights.as_slice(), flags, None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, Some(deadline))?,
                 Err(Errno::EINTR) => {}
@@ -79,11 +95,20 @@ impl Channel {
     /// # Errors
     /// `TimedOut` at the deadline, `InvalidData` for a message that does not fit.
     pub fn receive(&self, room: &mut [u8], deadline: Option<Instant>) -> io::Result<Option<usize>> {
+        Ok(self.receive_with(room, deadline)?.map(|(length, _)| length))
+    }
+
+    /// The same, with the descriptor that came with the message. If there were more, the others are closed.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, `InvalidData` for a message that does not fit.
+    pub fn receive_with(&self, room: &mut [u8], deadline: Option<Instant>) -> io::Result<Option<Received>> {
+        let size = room.len();
         loop {
-            match recv(self.0.as_raw_fd(), room, MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT) {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
-                Ok(length) if length > room.len() => return Err(io::ErrorKind::InvalidData.into()),
-                Ok(length) => return Ok(Some(length)),
+            match receive(self.0.as_fd(), room) {
+                Ok((0, _)) | Err(Errno::ECONNRESET) => return Ok(None),
+                Ok((length, _)) if length > size => return Err(io::ErrorKind::InvalidData.into()),
+                Ok((length, fds)) => return Ok(Some((length, fds.into_iter().next()))),
                 Err(Errno::EAGAIN) => self.wait(PollFlags::POLLIN, deadline)?,
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -98,6 +123,29 @@ impl Channel {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The length of a message, and what came with it.
+pub type Received = (usize, Option<OwnedFd>);
+
+/// Descriptors that can come with a message (`SCM_MAX_FD`). With room for fewer, nix would not tell of those that came.
+const MOST: usize = 253;
+
+/// The real length of a message of which as much as there is room for is taken, and all descriptors with it.
+fn receive(channel: BorrowedFd<'_>, room: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = cmsg_space!([RawFd; MOST]);
+    let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let mut parts = [IoSliceMut::new(room)];
+    let received = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for message in received.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel made these descriptors for this call, and nobody else knows them.
+            #[allow(unsafe_code, reason = "nix hands over bare numbers")]
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((received.bytes, fds))
 }
 
 /// The time until `deadline`, rounded up to what `poll` knows; without one, no end.
@@ -121,7 +169,7 @@ impl From<Channel> for Stdio {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
 
     use super::*;
 
@@ -144,6 +192,37 @@ mod tests {
         drop(ours);
         assert_eq!(theirs.receive(&mut room, None).unwrap(), None);
         assert_eq!(theirs.send(b"x", soon()).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_descriptor_goes_with_its_message_and_no_other() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        ours.send(b"without", soon()).unwrap();
+        ours.send_with(b"with", Some(file.as_fd()), soon()).unwrap();
+        ours.send_with(b"lost", Some(file.as_fd()), soon()).unwrap();
+        let mut room = [0; 8];
+        let mut next = || theirs.receive_with(&mut room, Some(soon())).unwrap().unwrap();
+        let (length, none) = next();
+        assert!(length == 7 && none.is_none());
+        let (length, same) = next();
+        let [ours, theirs_of_it] = [file, File::from(same.unwrap())].map(|file| file.metadata().unwrap().ino());
+        assert_eq!((length, ours), (4, theirs_of_it));
+        let before = fs::read_dir("/proc/self/fd").unwrap().count();
+        assert_eq!(theirs.receive(&mut room, Some(soon())).unwrap(), Some(4));
+        let open = fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(open <= before + 2, "{before} {open}");
+    }
+
+    #[test]
+    fn as_many_descriptors_as_can_come_are_taken_and_so_closed() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let many = [file.as_raw_fd(); MOST];
+        let rights = [ControlMessage::ScmRights(&many)];
+        sendmsg::<()>(ours.0.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).unwrap();
+        let (length, fds) = receive(theirs.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!((length, fds.len()), (1, MOST));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Miss, Query, context::Context, https, locked, tcp, tls, vitals::Vitals};
+use super::{Miss, Outlet, Query, context::Context, https, locked, tcp, tls, vitals::Vitals};
 
 /// The connections to one server.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub(super) struct Line {
     pub(super) server: SocketAddr,
     pub(super) transport: Transport,
     pub(super) vitals: Arc<Vitals>,
+    outlet: Outlet,
     pause: Mutex<Pause>,
 }
 
@@ -121,8 +122,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connections {
-    pub(super) fn new(server: SocketAddr, transport: Transport, vitals: Arc<Vitals>) -> Self {
-        let line = Arc::new(Line { server, transport, vitals, pause: Mutex::default() });
+    pub(super) fn new(server: SocketAddr, transport: Transport, vitals: Arc<Vitals>, outlet: Outlet) -> Self {
+        let line = Arc::new(Line { server, transport, vitals, outlet, pause: Mutex::default() });
         Self { line, open: Mutex::default() }
     }
 
@@ -209,15 +210,19 @@ impl Line {
     async fn converse(&self, questions: &mut mpsc::Receiver<Question>, ledger: &mut Ledger) -> io::Result<()> {
         match &self.transport {
             Transport::Tcp => {
-                let stream = self.in_time(tcp::connect(self.server)).await?;
+                let stream = self.in_time(self.outlet.tcp(self.server)).await?;
                 tcp::converse(stream, self, questions, ledger).await
             }
             Transport::Tls { name, config } => {
-                let stream = self.in_time(tls::connect(self.server, name.clone(), Arc::clone(config))).await?;
+                let connecting = async {
+                    let stream = self.outlet.tcp(self.server).await?;
+                    tls::connect(stream, name.clone(), Arc::clone(config)).await
+                };
+                let stream = self.in_time(connecting).await?;
                 tcp::converse(stream, self, questions, ledger).await
             }
             Transport::Https { name, path, config } => {
-                let session = self.in_time(https::connect(self.server, name, path, config)).await?;
+                let session = self.in_time(https::connect(&self.outlet, self.server, (name, path), config)).await?;
                 https::converse(&session, self, questions, ledger).await
             }
         }

@@ -1,4 +1,5 @@
-//! What everything in `upstream` shares: counters, the bound on sockets, whom we trust, the lanes, and the tasks a stop ends.
+//! What everything in `upstream` shares: counters, the bound on sockets and what makes them, whom we trust, the lanes, and
+//! the tasks a stop ends.
 
 use std::{fs, sync::Arc};
 
@@ -7,7 +8,7 @@ use rustls::RootCertStore;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Authorities, Lanes};
+use super::{Authorities, Lanes, Outlet, Surroundings};
 use crate::metrics::Metrics;
 
 /// Shared by all servers.
@@ -22,6 +23,7 @@ pub(super) struct Context {
     /// Who vouches for encrypted servers.
     pub(super) trusted: Arc<RootCertStore>,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) outlet: Outlet,
     pub(super) tasks: TaskTracker,
     pub(super) stopped: CancellationToken,
     runtime: Handle,
@@ -34,11 +36,12 @@ const MAX_SOCKETS: usize = 8192;
 const MIN_SOCKETS: usize = 16;
 
 impl Context {
-    pub(super) fn new(authorities: &Authorities, lanes: Arc<Lanes>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(authorities: &Authorities, surroundings: &Surroundings, metrics: Arc<Metrics>) -> Self {
         let sockets = socket_bound(descriptors_left());
         let for_tcp = sockets / 4;
         Self {
-            lanes,
+            lanes: Arc::clone(&surroundings.lanes),
+            outlet: surroundings.outlet.clone(),
             metrics,
             udp_sockets: Arc::new(Semaphore::new(sockets - for_tcp)),
             tcp_sockets: Arc::new(Semaphore::new(for_tcp)),

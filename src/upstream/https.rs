@@ -11,7 +11,7 @@
 //! What remains: a reply that it cannot decode is lost, there is no padding, and none but the default port is named in
 //! the request's authority.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hickory_proto::op::{DnsRequest, DnsResponse, Message};
@@ -20,17 +20,19 @@ use hickory_resolver::{
     config::{ConnectionConfig, ResolverOpts},
     net::{
         DnsHandle, NetError,
-        runtime::TokioRuntimeProvider,
+        runtime::{RuntimeProvider, TokioRuntimeProvider, iocompat::AsyncIoTokioAsStd},
         xfer::{DnsExchange, FirstAnswer},
     },
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
+    net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 
 use super::{
+    Outlet,
     connections::{Ledger, Line, Lost, Question, STALL},
     vitals::Vitals,
 };
@@ -38,9 +40,16 @@ use crate::wire::query::Fit;
 
 /// A connection. It ends when dropped.
 pub(super) struct Session {
-    exchange: DnsExchange<TokioRuntimeProvider>,
+    exchange: DnsExchange<Runtime>,
     /// Holds hickory's tasks, which would end without it.
-    _runtime: TokioRuntimeProvider,
+    _runtime: Runtime,
+}
+
+/// hickory's own, but for whose the sockets are.
+#[derive(Clone)]
+struct Runtime {
+    tokio: TokioRuntimeProvider,
+    outlet: Outlet,
 }
 
 /// How long a request may take: longer than anybody waits, since a late reply still tells of the server.
@@ -48,9 +57,9 @@ const REQUEST: Duration = Duration::from_secs(5);
 
 /// A connection to the server that can prove this name. Takes as long as it takes.
 pub(super) async fn connect(
+    outlet: &Outlet,
     server: SocketAddr,
-    name: &ServerName<'static>,
-    path: &Arc<str>,
+    (name, path): (&ServerName<'static>, &Arc<str>),
     tls: &ClientConfig,
 ) -> io::Result<Session> {
     let mut connection = ConnectionConfig::https(name.to_str().into(), Some(Arc::clone(path)));
@@ -58,10 +67,40 @@ pub(super) async fn connect(
     let mut options = ResolverOpts::default();
     options.timeout = REQUEST;
     let context = PoolContext::new(options, TlsConfig { config: tls.clone() });
-    let runtime = TokioRuntimeProvider::new();
+    let runtime = Runtime { tokio: TokioRuntimeProvider::new(), outlet: outlet.clone() };
     let connecting = runtime.new_connection(server.ip(), &connection, &context).map_err(io::Error::other)?;
     let exchange = connecting.await.map_err(io::Error::other)?;
     Ok(Session { exchange, _runtime: runtime })
+}
+
+impl RuntimeProvider for Runtime {
+    type Handle = <TokioRuntimeProvider as RuntimeProvider>::Handle;
+    type Timer = <TokioRuntimeProvider as RuntimeProvider>::Timer;
+    type Udp = <TokioRuntimeProvider as RuntimeProvider>::Udp;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> Self::Handle {
+        self.tokio.create_handle()
+    }
+
+    /// How long it may take is bounded by who waits for it.
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        _: Option<SocketAddr>,
+        _: Option<Duration>,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Self::Tcp>> + Send>> {
+        let outlet = self.outlet.clone();
+        Box::pin(async move { outlet.tcp(server).await.map(AsyncIoTokioAsStd) })
+    }
+
+    fn bind_udp(
+        &self,
+        local: SocketAddr,
+        server: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Self::Udp>> + Send>> {
+        self.tokio.bind_udp(local, server)
+    }
 }
 
 /// Asks what comes in and hands out what comes back, until there is nothing to ask for a while.

@@ -12,6 +12,7 @@
 //! | `udp`, `lanes` | datagrams, and the threads that hear them |
 //! | `connections` | the connections to one server, whatever they carry |
 //! | `tcp`, `https`, `tls` | what they carry: framed over TCP or TLS, HTTP/2; and whom we trust |
+//! | `outlet` | every socket towards a server, made |
 //! | `canary`, `own` | loops |
 //! | `system` | resolv.conf |
 //!
@@ -28,6 +29,7 @@ mod health;
 mod https;
 mod lanes;
 mod options;
+mod outlet;
 mod own;
 mod race;
 mod roster;
@@ -52,6 +54,7 @@ use tokio::sync::oneshot;
 
 pub use lanes::{Ear, Lane, Lanes};
 pub use options::{InvalidServer, Options, Server, Zone};
+pub use outlet::Outlet;
 pub use tls::{Authorities, InvalidAuthorities};
 
 use self::{canary::Canaries, context::Context, flight::Board, roster::Roster};
@@ -126,6 +129,8 @@ pub struct Surroundings {
     pub own: Vec<SocketAddr>,
     /// What servers are asked through over UDP.
     pub lanes: Arc<Lanes>,
+    /// What makes sockets towards servers.
+    pub outlet: Outlet,
     /// What `system` follows. `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// The list behind systemd-resolved's stub. `/run/systemd/resolve/resolv.conf`.
@@ -165,8 +170,7 @@ impl Upstream {
     /// # Errors
     /// [`StartError`].
     pub fn start(options: &Options, surroundings: Surroundings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let lanes = Arc::clone(&surroundings.lanes);
-        let context = Arc::new(Context::new(&options.authorities, lanes, Arc::clone(&metrics)));
+        let context = Arc::new(Context::new(&options.authorities, &surroundings, Arc::clone(&metrics)));
         let canaries = Arc::new(Canaries::default());
         let roster = Roster::start(options, surroundings, Arc::clone(&context), Arc::clone(&canaries))?;
         Ok(Self { roster, canaries, in_flight: Arc::new(Board::new(PLACES, metrics)), context })
@@ -203,6 +207,11 @@ impl Upstream {
         let (servers, query) = (self.roster.default_servers(), Arc::new(query));
         let asking = race::race(&servers, &query, None);
         self.context.stopped.run_until_cancelled(asking).await.unwrap_or(Err(Failure::Stopped))
+    }
+
+    /// What makes the sockets towards servers, for others who speak to the outside.
+    pub fn outlet(&self) -> &Outlet {
+        &self.context.outlet
     }
 
     /// Each server of each role.
@@ -295,7 +304,7 @@ impl Surroundings {
     /// A system as it usually is, where we listen at `own`.
     pub fn new(own: Vec<SocketAddr>, lanes: Lanes) -> Self {
         let (resolv_conf, resolved_conf) = (RESOLV_CONF.into(), RESOLVED_CONF.into());
-        Self { own, lanes: Arc::new(lanes), resolv_conf, resolved_conf }
+        Self { own, lanes: Arc::new(lanes), outlet: Outlet::default(), resolv_conf, resolved_conf }
     }
 
     fn system_servers(&self) -> Result<Vec<SocketAddr>, system::NoServers> {

@@ -97,7 +97,7 @@ impl Server {
             kind,
             address,
             udp,
-            connections: Connections::new(address, transport, Arc::clone(&vitals)),
+            connections: Connections::new(address, transport, Arc::clone(&vitals), context.outlet.clone()),
             vitals,
             plain_until: Mutex::new(None),
             places: Arc::new(Semaphore::new(PLACES)),

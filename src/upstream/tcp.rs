@@ -4,11 +4,10 @@
 //! through all of them for every packet, drops a reply whose records it cannot decode, and sends no server name,
 //! by which some servers tell their customers apart. With TLS below, this file needs no other line than with TCP.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep_until},
 };
@@ -18,13 +17,6 @@ use super::{
     vitals::Vitals,
 };
 use crate::wire::query::{self, Fit};
-
-/// A connection. Takes as long as it takes.
-pub(super) async fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(server).await?;
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
 
 /// Asks what comes in and hands out what comes back, until there is nothing to ask for a while.
 ///

@@ -32,7 +32,8 @@ fn query(name: &str) -> Query {
 
 fn nowhere() -> Surroundings {
     let lanes = Arc::new(Lanes::start(0, &Arc::default()).unwrap());
-    Surroundings { own: Vec::new(), lanes, resolv_conf: "/nonexistent".into(), resolved_conf: "/nonexistent".into() }
+    let [resolv_conf, resolved_conf] = ["/nonexistent".into(), "/nonexistent".into()];
+    Surroundings { own: Vec::new(), lanes, outlet: Outlet::default(), resolv_conf, resolved_conf }
 }
 
 fn upstream(servers: &[Server]) -> Arc<Upstream> {

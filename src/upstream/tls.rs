@@ -7,7 +7,7 @@
 //! Not here: padding (RFC 8467) and EDNS keepalive (RFC 7828). hickory offers neither, so over TLS we do without too:
 //! the length of a question tells something of its name, and how long an idle connection lives is a fixed time.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -83,13 +83,12 @@ pub(super) fn client_config(trusted: &Arc<RootCertStore>) -> ClientConfig {
     config
 }
 
-/// A connection, encrypted, to the server that can prove this name. Takes as long as it takes.
+/// A connection, encrypted from here on, to the server that can prove this name. Takes as long as it takes.
 pub(super) async fn connect(
-    server: SocketAddr,
+    stream: TcpStream,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let stream = super::tcp::connect(server).await?;
     TlsConnector::from(config).connect(name, stream).await
 }
 
@@ -130,7 +129,8 @@ mod tests {
         let config = Arc::new(client_config(&trusted));
         for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let name = ServerName::try_from("dns.example").unwrap();
-            let mut stream = connect(address, name, Arc::clone(&config)).await.unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = connect(stream, name, Arc::clone(&config)).await.unwrap();
             // The ticket comes after the handshake.
             assert_eq!(stream.read_u8().await.unwrap(), b'x');
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected));

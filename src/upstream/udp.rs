@@ -10,7 +10,7 @@
 //! question, which costs four times as much, and decodes every reply.
 
 use std::{
-    io::{self, ErrorKind},
+    io::ErrorKind,
     mem,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
@@ -199,7 +199,7 @@ impl Pool {
     }
 
     fn open_socket(&self, context: &Context, permit: OwnedSemaphorePermit) -> Result<Arc<Socket>, Miss> {
-        let opened = connected(self.server).and_then(|inner| {
+        let opened = context.outlet.udp(self.server).and_then(|inner| {
             let socket = Arc::new(Socket {
                 inner,
                 state: Mutex::new(SocketState::new()),
@@ -231,17 +231,6 @@ impl Pool {
 
 /// A socket with the id a question has on it.
 type Place = (Arc<Socket>, u16);
-
-fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(server),
-        socket2::Type::DGRAM.nonblocking().cloexec(),
-        Some(socket2::Protocol::UDP),
-    )?;
-    // Connecting an unbound socket makes the kernel choose address and port.
-    socket.connect(&server.into())?;
-    Ok(socket.into())
-}
 
 impl Socket {
     /// Takes one datagram, if there is one, and hands it to whom it is for.

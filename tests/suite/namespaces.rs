@@ -168,6 +168,13 @@ fn a_tls_alert_is_told_from_a_reset() {
 }
 
 #[test]
+fn jobs_of_the_forwarders_user_are_held_too() {
+    if bed::possible("namespaces::jobs_of_the_forwarders_user_are_held_too") {
+        enforcement::jobs_of_the_forwarders_user_are_held_too();
+    }
+}
+
+#[test]
 fn a_job_on_the_host_is_known_by_its_user() {
     if !bed::several_users_possible("namespaces::a_job_on_the_host_is_known_by_its_user") {
         return;

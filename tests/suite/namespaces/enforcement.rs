@@ -1,5 +1,4 @@
-//! What the daemon makes of every way round it, on a host and as an appliance: a function for each promise. All of them
-//! need two users, so real root.
+//! What the daemon makes of every way round it, on a host and as an appliance: a function for each promise.
 
 use std::{
     fs,
@@ -16,7 +15,7 @@ use super::{
     ways::{DEFAULT, OWN, WAYS},
 };
 use crate::support::{
-    bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, possible, several_users_possible},
+    bed::{Bed, CROWD_PORT, Family, Host, Outcome, Vantage, ask_over, look_up, possible},
     daemon::wait_for,
 };
 
@@ -27,13 +26,8 @@ const TRIES: u64 = 100_000;
 
 /// Registered tests begin with this: the scenario in both modes, where that is possible.
 pub fn in_both_modes(test: &str, scenario: impl Fn(Mode)) {
-    if !possible(test) {
-        return;
-    }
-    scenario(Mode::Gateway);
-    // A job on the host is known by its user.
-    if several_users_possible(test) {
-        scenario(Mode::Host);
+    if possible(test) {
+        Mode::BOTH.into_iter().for_each(scenario);
     }
 }
 
@@ -41,6 +35,15 @@ pub fn in_both_modes(test: &str, scenario: impl Fn(Mode)) {
 
 pub fn every_way_round_is_closed_and_the_rest_stays_open(mode: Mode) {
     let guarded = Guarded::by(mode, Rules::default());
+    guarded.assert_every_way();
+}
+
+/// Both are root: only the mark tells them apart.
+pub fn jobs_of_the_forwarders_user_are_held_too() {
+    let upstream = Host::Upstream.address(Family::V4);
+    // Both ways of asking need the mark, and so does the gate.
+    let over_tcp = format!("[[upstream.zones]]\nzones = [\"example.net\"]\nservers = [\"tcp://{upstream}\"]\n");
+    let guarded = Guarded::by(Mode::Host, Rules { rest: over_tcp, shared: true, ..Rules::default() });
     guarded.assert_every_way();
 }
 

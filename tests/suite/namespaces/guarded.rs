@@ -29,9 +29,11 @@ impl Mode {
     pub const BOTH: [Self; 2] = [Self::Host, Self::Gateway];
 }
 
+const ROOT: (&str, u32) = ("root", 0);
+
 /// The forwarder's user; every Debian has it. Where there is one user only, it is root.
 pub fn forwarder() -> (&'static str, u32) {
-    if several_users() { ("nobody", 65_534) } else { ("root", 0) }
+    if several_users() { ("nobody", 65_534) } else { ROOT }
 }
 
 /// What is configured beside the ordinary.
@@ -43,21 +45,28 @@ pub struct Rules {
     pub firewall: String,
     /// Whole tables.
     pub rest: String,
+    /// Jobs of a host run as the forwarder's user, which is root. It is so where there is no other.
+    pub shared: bool,
 }
 
 impl Rules {
     pub fn configuration(&self, mode: Mode) -> String {
-        let (user, upstream) = (forwarder().0, Host::Upstream.address(Family::V4));
+        let ((user, _), upstream) = (self.forwarder(), Host::Upstream.address(Family::V4));
+        let own_sockets = if mode == Mode::Host && user == ROOT.0 { "mark" } else { "user" };
         let (firewall, dns) = match mode {
             Mode::Host => ("mode = \"host\"", r#"["127.0.0.1:53", "[::1]:53"]"#),
             Mode::Gateway => ("mode = \"gateway\"\nlan = [\"lan0\"]", r#"["0.0.0.0:53", "[::]:53"]"#),
         };
-        let Self { organization, firewall: more, rest } = self;
+        let Self { organization, firewall: more, rest, .. } = self;
         format!(
             "[organization]\ningress = [\"{OWN}\"]\n{organization}[listen]\ndns = {dns}\nadmin = \"off\"\n\
              [upstream]\nservers = [\"udp://{upstream}\"]\n\
-             [firewall]\n{firewall}\nuser = \"{user}\"\n{more}\n{rest}"
+             [firewall]\n{firewall}\nuser = \"{user}\"\nown-sockets = \"{own_sockets}\"\n{more}\n{rest}"
         )
+    }
+
+    fn forwarder(&self) -> (&'static str, u32) {
+        if self.shared { ROOT } else { forwarder() }
     }
 }
 
@@ -66,6 +75,7 @@ pub struct Guarded {
     pub bed: Bed,
     pub daemon: Daemon,
     mode: Mode,
+    shared: bool,
 }
 
 impl Guarded {
@@ -89,18 +99,18 @@ impl Guarded {
         // The forwarder is root no more when it comes there.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&state).unwrap();
-        let (_, uid) = forwarder();
+        let (_, uid) = rules.forwarder();
         chown(&state, Some(uid), Some(uid)).unwrap();
         prepare(&bed, folder.path());
         let serve = command(folder.path(), &["serve"]);
         let daemon = bed.appliance().inside(|_| Daemon::launch(folder, serve));
         daemon.first_round();
-        Self { bed, daemon, mode }
+        Self { bed, daemon, mode, shared: rules.shared }
     }
 
     /// Whom it guards.
     pub fn job(&self) -> Vantage<'_> {
-        job_in(&self.bed, self.mode)
+        if self.shared { self.bed.appliance() } else { job_in(&self.bed, self.mode) }
     }
 
     pub fn keeper(&self) -> Pid {

@@ -78,9 +78,9 @@ impl Bed {
         self.vantage(&self.appliance, None, ["198.18.0.1", "fd77:2::1"])
     }
 
-    /// A job on the appliance, taken as a host: of a user that is neither root nor the forwarder.
+    /// A job on the appliance, taken as a host: of a user that is neither root nor the forwarder, where there are others.
     pub fn job(&self) -> Vantage<'_> {
-        Vantage { user: Some(JOB), ..self.appliance() }
+        Vantage { user: several_users().then_some(JOB), ..self.appliance() }
     }
 
     fn vantage<'b>(&'b self, namespace: &'b Namespace, user: Option<u32>, sources: [&str; 2]) -> Vantage<'b> {
