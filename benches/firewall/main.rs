@@ -41,15 +41,18 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
-use trial::Effort;
+use trial::{Effort, Wanted, What};
 
-const USAGE: &str = "usage: cargo bench --bench firewall -- [--quick] [--rounds N] [--binary FILE]
+const USAGE: &str =
+    "usage: cargo bench --bench firewall -- [--quick] [--rounds N] [--binary FILE] [--beside FILE] [--only WHAT]
   --quick        one short round of everything, no judgement: does it all run?
   --rounds N     so many rounds; 12, and 1 with --quick
   --binary FILE  the tunnelwarden to measure; the one just built
-Without --quick the firewall's part of docs/performance.md is written.";
+  --beside FILE  another, whose gate is measured in the same rounds: before and after
+  --only WHAT    of packets this alone, and nothing else: stream, single, connections or datagrams; as often as wanted
+With none of --quick, --beside and --only the firewall's part of docs/performance.md is written.";
 
 fn main() -> ExitCode {
     match run() {
@@ -64,12 +67,15 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let (mut quick, mut rounds) = (false, None);
     let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
+    let (mut other, mut only) = (None, Vec::new());
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => quick = true,
             "--rounds" => rounds = Some(arguments.next().unwrap_or_default().parse()?),
             "--binary" => binary = arguments.next().unwrap_or_default().into(),
+            "--beside" => other = Some(PathBuf::from(arguments.next().unwrap_or_default())),
+            "--only" => only.push(packets(&arguments.next().unwrap_or_default())?),
             // Cargo says so to every bench.
             "--bench" => {}
             _ => bail!("{argument} is not known\n{USAGE}"),
@@ -81,14 +87,22 @@ fn run() -> anyhow::Result<()> {
     );
     let mut effort = if quick { Effort::QUICK } else { Effort::FULL };
     effort.rounds = rounds.unwrap_or(effort.rounds);
-    let results = trial::run(effort, &binary)?;
+    let is_whole = other.is_none() && only.is_empty();
+    let results = trial::run(effort, &Wanted { binary: &binary, other: other.as_deref(), only })?;
     println!("{}", report::tables(&results));
     if quick {
         println!("One short round: it all runs, and the figures mean nothing.");
+    }
+    if quick || !is_whole {
         return Ok(());
     }
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
     section::write(&document, &report::part(&results))?;
     println!("written: a part of {}", document.display());
     Ok(())
+}
+
+/// Which packets that word stands for.
+fn packets(word: &str) -> anyhow::Result<What> {
+    What::ALL.into_iter().find(|what| what.word() == word).with_context(|| format!("--only {word}?\n{USAGE}"))
 }

@@ -6,7 +6,7 @@ use crate::{
     answers::Cost,
     bare::Standing,
     figures::{Estimate, estimate, median, thousands},
-    trial::{Board, Results, Series, Way, What},
+    trial::{Answers, Board, Memory, Results, Series, Way, What},
 };
 
 /// Routed packets: so much of what goes without rules, at least.
@@ -56,9 +56,11 @@ pub(crate) fn tables(results: &Results) -> String {
     let leases = thousands(results.leases.into());
     let _ = writeln!(text, "### Packets, with {leases} leases in the sets");
     results.boards.iter().for_each(|board| push_board(board, &mut text));
-    push_answers(results, &mut text);
-    push_keeper(results, &mut text);
-    push_memory(results, &mut text);
+    if let Some(beyond) = &results.beyond {
+        push_answers(&beyond.answers, &mut text);
+        push_keeper(&beyond.standings, &mut text);
+        push_memory(&results.memory, &mut text);
+    }
     text
 }
 
@@ -78,8 +80,13 @@ fn push_goals(results: &Results, text: &mut String) {
             goal(format!("{}, {} by no rules", board.what.title(), way.name()), ratio, ROUTED);
         }
         if [What::Stream, What::SingleStream].contains(&board.what) {
-            let ratio = board.ratio(Way::Gate, Way::Ruleset);
-            goal(format!("{}, the gate by the ruleset", board.what.title()), ratio, GATED);
+            for way in [Way::Gate, Way::OtherGate] {
+                goal(
+                    format!("{}, {} by the ruleset", board.what.title(), way.name()),
+                    board.ratio(way, Way::Ruleset),
+                    GATED,
+                );
+            }
         }
     }
     text.push('\n');
@@ -145,7 +152,7 @@ fn push_board(board: &Board, text: &mut String) {
     }
 }
 
-fn push_answers(results: &Results, text: &mut String) {
+fn push_answers(answers: &[Answers], text: &mut String) {
     text.push_str(
         "\n### A lease for each answer\n\nAll answers are in the cache. A *known* lease costs a look into a table; a \
          *new* one, of a client that never asked for the name, a message to the keeper and the kernel's yes. CPU is \
@@ -153,7 +160,7 @@ fn push_answers(results: &Results, text: &mut String) {
          | lease | CPU without, us | with, us | more, us | 95 % | p50 without, us | with, us | p99 without, us | \
          with, us |\n|---|---|---|---|---|---|---|---|---|\n",
     );
-    for answers in &results.answers {
+    for answers in answers {
         let us = |of: fn(&Cost) -> f64, costs: &[Cost]| costs.iter().map(|cost| of(cost) * 1e6).collect::<Vec<_>>();
         let cpu: fn(&Cost) -> f64 = |cost| cost.cpu.as_secs_f64();
         let (without, with) = (us(cpu, &answers.without), us(cpu, &answers.with));
@@ -175,7 +182,7 @@ fn push_answers(results: &Results, text: &mut String) {
     }
 }
 
-fn push_keeper(results: &Results, text: &mut String) {
+fn push_keeper(standings: &[Standing], text: &mut String) {
     text.push_str(
         "\n### The keeper\n\nA set of ingress addresses takes 65,536, so leases fill the sets here; a gateway's are the \
          larger elements too. *Insert* is one lease, from the request to the reply that the kernel has it; *replaced* \
@@ -183,7 +190,7 @@ fn push_keeper(results: &Results, text: &mut String) {
          | leases | insert p50, us | p99, us | replaced, ms | longest, ms | keeper, MB | kernel, MB more |\n\
          |---|---|---|---|---|---|---|\n",
     );
-    for Standing { leases, insert, reload, memory } in &results.standings {
+    for Standing { leases, insert, reload, memory } in standings {
         let [p50, p99] = insert.map(|delay| delay.as_secs_f64() * 1e6);
         let [middle, longest] = reload.map(|delay| delay.as_secs_f64() * 1e3);
         let (keeper, kernel) = (memory.0 as f64 / 1e6, memory.1 as f64 / 1e6);
@@ -195,12 +202,12 @@ fn push_keeper(results: &Results, text: &mut String) {
     }
 }
 
-fn push_memory(results: &Results, text: &mut String) {
+fn push_memory(memory: &[Memory], text: &mut String) {
     text.push_str(
         "\n### Memory\n\nResident. The clients ask the same questions with and without a firewall; each answer has 16 \
          addresses.\n\n| | leases asked for | daemon, MB | keeper, MB |\n|---|---|---|---|\n",
     );
-    for memory in &results.memory {
+    for memory in memory {
         let (daemon, keeper) = (memory.daemon as f64 / 1e6, memory.keeper as f64 / 1e6);
         let _ = writeln!(text, "| {} | {} | {daemon:.1} | {keeper:.1} |", memory.what, thousands(memory.leases.into()));
     }

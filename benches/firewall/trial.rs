@@ -56,10 +56,16 @@ pub(crate) enum Way {
     Ruleset,
     Strict,
     Gate,
+    /// Another tunnelwarden's gate, for a before and after.
+    OtherGate,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 5] = [Self::Plain, Self::Tracked, Self::Ruleset, Self::Strict, Self::Gate];
+    const ALL: [Self; 6] = [Self::Plain, Self::Tracked, Self::Ruleset, Self::Strict, Self::Gate, Self::OtherGate];
+
+    fn is_gate(self) -> bool {
+        matches!(self, Self::Gate | Self::OtherGate)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -68,6 +74,7 @@ impl Way {
             Self::Ruleset => "the ruleset",
             Self::Strict => "the ruleset, strict",
             Self::Gate => "the gate",
+            Self::OtherGate => "the gate of the other",
         }
     }
 }
@@ -79,6 +86,20 @@ pub(crate) enum What {
     SingleStream,
     SetUp,
     Datagrams,
+}
+
+impl What {
+    pub(crate) const ALL: [Self; 4] = [Self::Stream, Self::SingleStream, Self::SetUp, Self::Datagrams];
+
+    /// As it is called on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::SingleStream => "single",
+            Self::SetUp => "connections",
+            Self::Datagrams => "datagrams",
+        }
+    }
 }
 
 /// All rounds of one way; of datagrams the gate has none.
@@ -121,48 +142,67 @@ pub(crate) struct Results {
     pub(crate) date: String,
     pub(crate) load: (f64, f64),
     pub(crate) boards: Vec<Board>,
-    pub(crate) answers: Vec<Answers>,
-    pub(crate) memory: Vec<Memory>,
-    pub(crate) standings: [Standing; 2],
     /// In the sets while packets were measured.
     pub(crate) leases: u32,
+    pub(crate) memory: Vec<Memory>,
+    /// None where packets alone were asked for.
+    pub(crate) beyond: Option<Beyond>,
 }
 
-/// The four roads.
+/// What is measured beside packets.
+#[derive(Debug)]
+pub(crate) struct Beyond {
+    pub(crate) answers: [Answers; 4],
+    pub(crate) standings: [Standing; 2],
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'b> {
+    pub(crate) binary: &'b Path,
+    pub(crate) other: Option<&'b Path>,
+    /// Packets, and these alone; empty: everything.
+    pub(crate) only: Vec<What>,
+}
+
+/// A road for each kind of appliance.
 struct Roads {
     plain: Road,
     tracked: Road,
     ruleset: Road,
     strict: Road,
+    other: Option<Road>,
 }
 
-pub(crate) fn run(effort: Effort, binary: &Path) -> anyhow::Result<Results> {
+pub(crate) fn run(effort: Effort, wanted: &Wanted<'_>) -> anyhow::Result<Results> {
     let load_before = machine::load_average();
-    say("the keeper alone");
-    let standings = bare::measure(binary, effort.leases, effort.inserts, effort.reloads)?;
-    let roads = Roads::build(binary)?;
+    let mut beyond = wanted.only.is_empty().then(|| Beyond::begin(effort, wanted.binary)).transpose()?;
+    let roads = Roads::build(wanted)?;
     say("leases");
     let (memory, leases) = roads.fill(effort.clients_that_fill)?;
-    let mut boards = [What::Stream, What::SingleStream, What::SetUp, What::Datagrams].map(Board::new);
-    let mut answers = ["known", "new", "known, 16 on the way", "new, 16 on the way"].map(Answers::new);
+    let is_wanted = |what: &What| wanted.only.is_empty() || wanted.only.contains(what);
+    let has_road = |way: &Way| *way != Way::OtherGate || roads.other.is_some();
+    let board = |what| Board::new(what, Way::ALL.into_iter().filter(has_road));
+    let mut boards: Vec<_> = What::ALL.into_iter().filter(is_wanted).map(board).collect();
     let mut fresh = effort.clients_that_fill;
     for round in 0..effort.rounds {
         say(&format!("round {} of {}", round + 1, effort.rounds));
         for board in &mut boards {
             board.run_round(&roads, round, effort).with_context(|| format!("{:?}", board.what))?;
         }
-        roads.ask_round(&mut answers, &mut fresh).context("answers")?;
+        if let Some(beyond) = &mut beyond {
+            roads.ask_round(&mut beyond.answers, &mut fresh).context("answers")?;
+        }
     }
     Ok(Results {
         effort,
         machine: machine::describe(),
         date: Timestamp::now().strftime("%Y-%m-%d").to_string(),
         load: (load_before, machine::load_average()),
-        boards: boards.into(),
-        answers: answers.into(),
-        memory,
-        standings,
+        boards,
         leases,
+        memory,
+        beyond,
     })
 }
 
@@ -170,26 +210,38 @@ fn say(what: &str) {
     eprintln!("bench: {what}");
 }
 
+impl Beyond {
+    fn begin(effort: Effort, binary: &Path) -> anyhow::Result<Self> {
+        say("the keeper alone");
+        let standings = bare::measure(binary, effort.leases, effort.inserts, effort.reloads)?;
+        let answers = ["known", "new", "known, 16 on the way", "new, 16 on the way"].map(Answers::new);
+        Ok(Self { answers, standings })
+    }
+}
+
 impl Roads {
-    fn build(binary: &Path) -> anyhow::Result<Self> {
-        let road = |rules| Road::with(rules, binary).with_context(|| format!("a road with {rules:?}"));
+    fn build(wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+        let with = |rules, binary| Road::with(rules, binary).with_context(|| format!("a road with {rules:?}"));
+        let road = |rules| with(rules, wanted.binary);
         let roads = Self {
             plain: road(Rules::None)?,
             tracked: road(Rules::Tracking)?,
             ruleset: road(Rules::Gateway)?,
             strict: road(Rules::Strict)?,
+            other: wanted.other.map(|binary| with(Rules::Gateway, binary)).transpose()?,
         };
         [&roads.plain, &roads.ruleset, &roads.strict].into_iter().try_for_each(answers::resolve_site)?;
         Ok(roads)
     }
 
-    fn of(&self, way: Way) -> &Road {
-        match way {
+    fn of(&self, way: Way) -> anyhow::Result<&Road> {
+        Ok(match way {
             Way::Plain => &self.plain,
             Way::Tracked => &self.tracked,
             Way::Ruleset | Way::Gate => &self.ruleset,
             Way::Strict => &self.strict,
-        }
+            Way::OtherGate => self.other.as_ref().context("no other")?,
+        })
     }
 
     /// Memory before and after.
@@ -198,7 +250,9 @@ impl Roads {
         // Without a firewall as well: what the cache takes is not the leases'.
         answers::fill(&self.plain, clients)?;
         let leases = answers::fill(&self.ruleset, clients)?;
-        answers::fill(&self.strict, clients)?;
+        for road in [&self.strict].into_iter().chain(&self.other) {
+            answers::fill(road, clients)?;
+        }
         memory.push(self::memory("no firewall", &self.plain, leases)?);
         memory.push(self::memory("firewall", &self.ruleset, leases)?);
         Ok((memory, leases))
@@ -240,8 +294,8 @@ impl Answers {
 }
 
 impl Board {
-    fn new(what: What) -> Self {
-        let ways = Way::ALL.into_iter().filter(|way| *way != Way::Gate || what != What::Datagrams);
+    fn new(what: What, ways: impl Iterator<Item = Way>) -> Self {
+        let ways = ways.filter(|way| !way.is_gate() || what != What::Datagrams);
         Self { what, rows: ways.map(|way| Series { way, rates: Vec::new(), delays: Vec::new() }).collect() }
     }
 
@@ -250,8 +304,8 @@ impl Board {
         let count = self.rows.len();
         for place in 0..count {
             let series = &mut self.rows[(round + place) % count];
-            let road = roads.of(series.way);
-            let to = if series.way == Way::Gate { INGRESS } else { SITE };
+            let road = roads.of(series.way)?;
+            let to = if series.way.is_gate() { INGRESS } else { SITE };
             let rate = match self.what {
                 What::Stream => traffic::stream(road, to, effort.time),
                 What::SingleStream => {

@@ -51,8 +51,8 @@ pub struct Options {
     pub per_client: usize,
     /// Connections that may be without a whole hello at once; a sixteenth of them a client's, a quarter a v6 /64's. 1,024.
     pub hellos: usize,
-    /// Pipes, in all, for bytes that stay within the kernel; without one they are copied. 256: with 256 KiB in each, that is
-    /// what one user may have.
+    /// Pipes, in all, for bytes that stay within the kernel; without one they are copied. 256: with 128 KiB and more in
+    /// each, that is what one user may have.
     pub pipes: usize,
     /// How long a hello may take to arrive. 5 s.
     pub patience: Duration,

@@ -3,8 +3,9 @@
 //! Nothing here waits: sockets are in non-blocking mode, and who calls knows when to try again.
 
 use std::{
+    collections::VecDeque,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,58 +14,76 @@ use nix::{
     unistd::pipe2,
 };
 
-/// What a pipe is asked to hold, in bytes; the kernel may give less.
-pub const PIPE: usize = 256 << 10;
-
 /// An empty pipe, or one that holds what was taken and not yet given.
 #[derive(Debug)]
 pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    /// Bytes it was asked to hold.
+    size: usize,
     held: usize,
 }
 
-/// Pipes that nobody uses at the moment, and how many there may be. With as many of [`PIPE`] bytes as 256, a user has
-/// used up what it may have beyond a page or two each (pipe(7), pipe-user-pages-soft).
+/// Pipes that nobody uses at the moment, and how many there may be.
 #[derive(Debug)]
 pub struct Pipes {
     stock: Mutex<Stock>,
     most: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stock {
-    idle: Vec<Pipe>,
+    /// The largest last.
+    idle: VecDeque<Pipe>,
     made: usize,
+    /// What those not yet made may hold together.
+    room: usize,
 }
+
+/// What a pipe is asked to hold, in bytes: the more the fewer calls and the less CPU time for a byte, by a third from
+/// 256 KiB to 1 MiB. It holds references to pages that sockets have received, not copies.
+const LARGE: usize = 1 << 20;
+
+/// The same once more large ones would leave too little for the rest.
+const SMALL: usize = 128 << 10;
+
+/// What all may hold. A user that has 64 MiB in pipes gets no more than two pages for each further one (pipe(7),
+/// pipe-user-pages-soft), and may have other pipes than these.
+const ROOM: usize = 60 << 20;
 
 impl Pipes {
     /// None yet, and never more than `most`.
     pub fn new(most: usize) -> Self {
-        Self { stock: Mutex::default(), most }
+        Self { stock: Mutex::new(Stock { idle: VecDeque::new(), made: 0, room: ROOM }), most }
     }
 
-    /// An empty pipe; `None` where there are enough, or the system gives none.
+    /// An empty pipe, one of the large ones if there is one; `None` where there are enough, or the system gives none.
     pub fn take(&self) -> Option<Pipe> {
         let mut stock = self.stock();
-        if let Some(pipe) = stock.idle.pop() {
+        if let Some(pipe) = stock.idle.pop_back() {
             return Some(pipe);
         }
         if stock.made >= self.most {
             return None;
         }
-        let pipe = Pipe::new().ok()?;
+        let left_for_others = (self.most - stock.made - 1).saturating_mul(SMALL);
+        let is_large = stock.room >= LARGE.saturating_add(left_for_others);
+        let pipe = Pipe::new(if is_large { LARGE } else { SMALL }).ok()?;
         stock.made += 1;
+        stock.room = stock.room.saturating_sub(pipe.size);
         Some(pipe)
     }
 
     /// Gives a pipe back. One that still holds something of a connection is closed with it.
     pub fn give_back(&self, pipe: Pipe) {
         let mut stock = self.stock();
-        if pipe.held == 0 {
-            stock.idle.push(pipe);
-        } else {
+        if pipe.held > 0 {
             stock.made = stock.made.saturating_sub(1);
+            stock.room += pipe.size;
+        } else if pipe.size == LARGE {
+            stock.idle.push_back(pipe);
+        } else {
+            stock.idle.push_front(pipe);
         }
     }
 
@@ -74,11 +93,12 @@ impl Pipes {
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(size: usize) -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // A smaller one serves too.
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
-        Ok(Self { reader, writer, held: 0 })
+        // Where the kernel does not give so much, half of it may do, and any serves.
+        let sizes = [size, size / 2, size / 4];
+        let _ = sizes.iter().find(|size| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(**size as i32)).is_ok());
+        Ok(Self { reader, writer, size, held: 0 })
     }
 
     /// Takes what a socket has, into the empty pipe; 0 at its end.
@@ -87,7 +107,7 @@ impl Pipe {
     /// `WouldBlock` when it has nothing now; `InvalidInput` when it cannot be spliced from.
     pub fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        let taken = splice(socket, None, &self.writer, None, PIPE, flags)?;
+        let taken = splice(socket, None, &self.writer, None, self.size, flags)?;
         self.held += taken;
         Ok(taken)
     }
@@ -107,6 +127,26 @@ impl Pipe {
     pub fn held(&self) -> usize {
         self.held
     }
+}
+
+/// Has who waits for a TCP socket to be readable wake once it has so many bytes, or its end, or no room for more.
+///
+/// # Errors
+/// When the socket does not take the option.
+pub fn wake_at(socket: impl AsFd, bytes: i32) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    // SAFETY: `bytes` is valid for reads of `size` bytes.
+    #[allow(unsafe_code, reason = "no safe face for SO_RCVLOWAT in std, tokio, nix or socket2")]
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -155,5 +195,32 @@ mod tests {
         pipe.fill(&from).unwrap();
         pipes.give_back(pipe);
         assert_eq!(pipes.take().unwrap().held(), 0);
+    }
+
+    #[test]
+    fn some_pipes_are_large_and_all_of_them_are_what_one_user_may_have() {
+        let pipes = Pipes::new(100);
+        let all: Vec<_> = (0..100).map(|_| pipes.take().unwrap()).collect();
+        for size in [LARGE, SMALL] {
+            let count = all.iter().filter(|pipe| pipe.size == size).count();
+            assert!(count > 30, "{count} of {size} bytes");
+        }
+        assert!(all.iter().map(|pipe| pipe.size).sum::<usize>() <= ROOM);
+        assert!(pipes.take().is_none());
+        all.into_iter().for_each(|pipe| pipes.give_back(pipe));
+        assert_eq!(pipes.take().unwrap().size, LARGE);
+    }
+
+    #[test]
+    fn a_pipe_that_is_closed_makes_room_for_one_as_large() {
+        let (mut client, from) = pair();
+        let pipes = Pipes::new(1);
+        for _ in 0..=ROOM / LARGE {
+            client.write_all(b"something").unwrap();
+            let mut pipe = pipes.take().unwrap();
+            assert_eq!(pipe.size, LARGE);
+            pipe.fill(&from).unwrap();
+            pipes.give_back(pipe);
+        }
     }
 }

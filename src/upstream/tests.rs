@@ -7,12 +7,13 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    pin::pin,
     sync::{Arc, Condvar, Mutex, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use tokio::time::{sleep, timeout};
 
 use super::*;
@@ -91,6 +92,16 @@ async fn a_reply_is_given_as_it_was_sent() {
     }
     let packet = &server.asked()[0].packet;
     assert_eq!(*packet, asked.to_packet(u16::from_be_bytes([packet[0], packet[1]]), true));
+}
+
+#[tokio::test]
+async fn a_lookup_of_our_own_is_sent_before_anything_is_waited_for() {
+    let server = Nameserver::with_address(HERE);
+    let upstream = udp(&[&server]);
+    let mut asking = pin!(upstream.look_up(query("own.example")));
+    assert!((&mut asking).now_or_never().is_none());
+    assert_eq!(upstream.context.metrics.upstream_queries_udp.value(), 1);
+    assert_eq!(address(&asking.await.unwrap()), HERE);
 }
 
 #[tokio::test]
