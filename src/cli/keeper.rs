@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use nix::{
     sys::statvfs::{FsFlags, statvfs},
-    unistd::User,
+    unistd::{Uid, User},
 };
 
 use super::{Common, Exit};
@@ -56,7 +56,10 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
     };
     let options = &config.firewall;
     let uid = firewall::uid_of(options)?;
-    if let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid)) {
+    // Root can write everywhere; that a gateway's forwarder is root is warned of, not refused.
+    if !Uid::from_raw(uid).is_root()
+        && let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid))
+    {
         bail!("user {} could change {}: it says what is refused to this very user", options.user, path.display());
     }
     let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
