@@ -9,6 +9,8 @@
 #![allow(clippy::indexing_slicing, reason = "a measuring program may end with a message where an index is wrong")]
 
 mod answers;
+#[path = "../common/arguments.rs"]
+mod arguments;
 mod bare;
 mod daemon;
 #[allow(dead_code, reason = "the peers' bench shows more of it")]
@@ -35,24 +37,26 @@ mod section;
 mod traffic;
 mod trial;
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
-use anyhow::bail;
+use clap::Parser as _;
 
+use arguments::Common;
 use trial::Effort;
 
-const USAGE: &str = "usage: cargo bench --bench firewall -- [--quick] [--rounds N] [--binary FILE]
-  --quick        one short round of everything, no judgement: does it all run?
-  --rounds N     so many rounds; 12, and 1 with --quick
-  --binary FILE  the tunnelwarden to measure; the one just built
-Without --quick the firewall's part of docs/performance.md is written.";
+/// What the firewall costs beside plain routing. Without --quick its part of docs/performance.md is written.
+#[derive(clap::Parser, Debug)]
+#[command(bin_name = "cargo bench --bench firewall --")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// So many rounds; 12, and 1 with --quick, where nothing is said
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+}
 
 fn main() -> ExitCode {
-    match run() {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -61,20 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
-    let (mut quick, mut rounds) = (false, None);
-    let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            "--rounds" => rounds = Some(arguments.next().unwrap_or_default().parse()?),
-            "--binary" => binary = arguments.next().unwrap_or_default().into(),
-            // Cargo says so to every bench.
-            "--bench" => {}
-            _ => bail!("{argument} is not known\n{USAGE}"),
-        }
-    }
+fn run(Arguments { common: Common { quick, binary, .. }, rounds }: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
         "the bench needs root: it makes networks and packet filter rules"
