@@ -9,6 +9,8 @@
 #![allow(clippy::indexing_slicing, reason = "a measuring program may end with a message where an index is wrong")]
 
 mod answers;
+#[path = "../common/arguments.rs"]
+mod arguments;
 mod bare;
 mod daemon;
 #[allow(dead_code, reason = "the peers' bench shows more of it")]
@@ -36,26 +38,35 @@ mod traffic;
 mod trial;
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use clap::Parser as _;
 
+use arguments::Common;
 use trial::{Effort, Wanted, What};
 
-const USAGE: &str =
-    "usage: cargo bench --bench firewall -- [--quick] [--rounds N] [--binary FILE] [--beside FILE] [--only WHAT]
-  --quick        one short round of everything, no judgement: does it all run?
-  --rounds N     so many rounds; 12, and 1 with --quick
-  --binary FILE  the tunnelwarden to measure; the one just built
-  --beside FILE  another, whose gate is measured in the same rounds: before and after
-  --only WHAT    of packets this alone, and nothing else: stream, single, connections or datagrams; as often as wanted
-With none of --quick, --beside and --only the firewall's part of docs/performance.md is written.";
+/// What the firewall costs beside plain routing. Without --quick, --beside and --only its part of docs/performance.md is
+/// written.
+#[derive(clap::Parser, Debug)]
+#[command(bin_name = "cargo bench --bench firewall --")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// So many rounds; 12, and 1 with --quick, where nothing is said
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Another tunnelwarden, whose gate is measured in the same rounds: before and after
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
+    /// Of packets this alone, and nothing else; as often as wanted
+    #[arg(long, value_name = "WHAT")]
+    only: Vec<What>,
+}
 
 fn main() -> ExitCode {
-    match run() {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -64,31 +75,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
-    let (mut quick, mut rounds) = (false, None);
-    let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
-    let (mut other, mut only) = (None, Vec::new());
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            "--rounds" => rounds = Some(arguments.next().unwrap_or_default().parse()?),
-            "--binary" => binary = arguments.next().unwrap_or_default().into(),
-            "--beside" => other = Some(PathBuf::from(arguments.next().unwrap_or_default())),
-            "--only" => only.push(packets(&arguments.next().unwrap_or_default())?),
-            // Cargo says so to every bench.
-            "--bench" => {}
-            _ => bail!("{argument} is not known\n{USAGE}"),
-        }
-    }
+fn run(Arguments { common: Common { quick, binary, .. }, rounds, beside, only }: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
         "the bench needs root: it makes networks and packet filter rules"
     );
     let mut effort = if quick { Effort::QUICK } else { Effort::FULL };
     effort.rounds = rounds.unwrap_or(effort.rounds);
-    let is_whole = other.is_none() && only.is_empty();
-    let results = trial::run(effort, &Wanted { binary: &binary, other: other.as_deref(), only })?;
+    let is_whole = beside.is_none() && only.is_empty();
+    let results = trial::run(effort, &Wanted { binary: &binary, other: beside.as_deref(), only })?;
     println!("{}", report::tables(&results));
     if quick {
         println!("One short round: it all runs, and the figures mean nothing.");
@@ -100,9 +95,4 @@ fn run() -> anyhow::Result<()> {
     section::write(&document, &report::part(&results))?;
     println!("written: a part of {}", document.display());
     Ok(())
-}
-
-/// Which packets that word stands for.
-fn packets(word: &str) -> anyhow::Result<What> {
-    What::ALL.into_iter().find(|what| what.word() == word).with_context(|| format!("--only {word}?\n{USAGE}"))
 }

@@ -54,8 +54,8 @@ pub(crate) const SERVER_CPU: usize = 1;
 impl Road {
     pub(crate) fn with(rules: Rules, binary: &Path) -> anyhow::Result<Self> {
         let [client, appliance, internet] = [(); 3].map(|()| Namespace::new());
-        cable(&appliance, "lan0", &client, "c0");
-        cable(&appliance, "wan0", &internet, ARRIVAL);
+        appliance.join("lan0", &client, "c0");
+        appliance.join("wan0", &internet, ARRIVAL);
         client.ip(IN_CLIENT);
         appliance.ip(IN_APPLIANCE);
         appliance.set("ipv4/ip_forward", "1");
@@ -97,12 +97,6 @@ pub(crate) fn configuration(firewall: &str) -> String {
 
 /// A user that every Debian has.
 pub(crate) const GATEWAY: &str = "mode = \"gateway\"\nlan = [\"lan0\"]\nuser = \"nobody\"\n";
-
-/// A cable between two namespaces, both ends up.
-fn cable(one: &Namespace, here: &str, other: &Namespace, there: &str) {
-    one.ip(&format!("link add {here} type veth peer name {there} netns {}\nlink set {here} up\n", other.path()));
-    other.ip(&format!("link set {there} up\n"));
-}
 
 fn on_loopback<const N: usize>(addresses: [Ipv4Addr; N]) -> String {
     addresses.map(|address| format!("addr add {address}/32 dev lo\n")).concat()

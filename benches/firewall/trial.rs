@@ -80,26 +80,18 @@ impl Way {
 }
 
 /// What is measured of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum What {
     Stream,
+    #[value(name = "single")]
     SingleStream,
+    #[value(name = "connections")]
     SetUp,
     Datagrams,
 }
 
 impl What {
     pub(crate) const ALL: [Self; 4] = [Self::Stream, Self::SingleStream, Self::SetUp, Self::Datagrams];
-
-    /// As it is called on the command line.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::SingleStream => "single",
-            Self::SetUp => "connections",
-            Self::Datagrams => "datagrams",
-        }
-    }
 }
 
 /// All rounds of one way; of datagrams the gate has none.

@@ -9,6 +9,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a measuring program may end with a message where an index is wrong")]
 
+#[path = "../common/arguments.rs"]
+mod arguments;
 mod contestant;
 mod duel;
 #[path = "../common/figures.rs"]
@@ -29,25 +31,49 @@ mod soak;
 mod stand_in;
 mod trial;
 
-use std::{env, path::PathBuf, process::ExitCode, thread, time::Duration};
+use std::{net::SocketAddrV4, path::PathBuf, process::ExitCode, thread, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use clap::Parser as _;
 
+use arguments::Common;
 use trial::Effort;
 
-const USAGE: &str = "usage: cargo bench --bench peers -- [--quick] [--out DIR] [--binary FILE]
-       cargo bench --bench peers -- soak [SECONDS] [--binary FILE]
-  --quick        one short round of everything, no judgement: does it all run?
-  --out DIR      where the document and the plots go; docs/ of this project, nowhere with --quick
-  --binary FILE  the tunnelwarden to measure; the one just built
-  soak           nobody else, all kinds of load at once: does tunnelwarden stay as it is? 480 seconds, or so
-                 many, after a warm-up of about two minutes";
+/// tunnelwarden beside other servers. Without --quick docs/performance.md is written, and its plots.
+#[derive(clap::Parser, Debug)]
+#[command(bin_name = "cargo bench --bench peers --")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Where the document and the plots go; docs/ of this project, nowhere with --quick
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(subcommand)]
+    instead: Option<Instead>,
+}
 
-/// What a soak measures where nothing else is said: with the warm-up some ten minutes.
-const SOAK: Duration = Duration::from_secs(480);
+/// What this program does in place of the comparison.
+#[derive(clap::Subcommand, Debug)]
+enum Instead {
+    /// Nobody else, all kinds of load at once: does tunnelwarden stay as it is?
+    Soak {
+        /// How long is measured, after a warm-up of about two minutes
+        #[arg(default_value_t = SOAK)]
+        seconds: u64,
+    },
+    /// One end of the comparison, as a process of its own.
+    #[command(hide = true)]
+    Echo { address: SocketAddrV4, workers: usize },
+    /// The other end.
+    #[command(hide = true)]
+    Upstream { address: SocketAddrV4 },
+}
+
+/// With the warm-up some ten minutes.
+const SOAK: u64 = 480;
 
 fn main() -> ExitCode {
-    match run() {
+    match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -56,37 +82,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
-    let mut arguments = env::args().skip(1);
-    let mut effort = Effort::Full;
-    let (mut out, mut soak) = (None, None);
-    let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_tunnelwarden"));
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value\n{USAGE}"));
-        match argument.as_str() {
-            // The two ends of the comparison are this program too, as processes of their own.
-            "echo" => return stand_in::echo(value()?.parse()?, value()?.parse()?),
-            "upstream" => return stand_in::upstream(value()?.parse()?),
-            "soak" => soak = Some(SOAK),
-            seconds if soak.is_some() && seconds.parse::<u64>().is_ok() => {
-                soak = seconds.parse().map(Duration::from_secs).ok();
-            }
-            "--quick" => effort = Effort::Quick,
-            "--out" => out = Some(PathBuf::from(value()?)),
-            "--binary" => binary = value()?.into(),
-            // Cargo says so to every bench.
-            "--bench" => {}
-            _ => bail!("{argument} is not known\n{USAGE}"),
-        }
-    }
+fn run(Arguments { common: Common { quick, binary, .. }, out, instead }: Arguments) -> anyhow::Result<()> {
+    let soak = match instead {
+        Some(Instead::Echo { address, workers }) => return stand_in::echo(address, workers),
+        Some(Instead::Upstream { address }) => return stand_in::upstream(address),
+        Some(Instead::Soak { seconds }) => Some(Duration::from_secs(seconds)),
+        None => None,
+    };
     let cpus = thread::available_parallelism().context("cannot tell how many CPUs there are")?;
     anyhow::ensure!(cpus.get() >= 2, "the bench needs two CPUs: one for the server, one for the load");
     if let Some(time) = soak {
         return soak::run(time, &binary);
     }
-    let out = match effort {
-        Effort::Full => Some(out.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs").into())),
-        Effort::Quick => out,
+    let (effort, out) = if quick {
+        (Effort::Quick, out)
+    } else {
+        (Effort::Full, Some(out.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs").into())))
     };
     let results = trial::run(effort, binary)?;
     report::print(&results);

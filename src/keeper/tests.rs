@@ -524,7 +524,8 @@ fn a_keeper_that_is_silent_keeps_nobody_waiting_and_is_heard_again() {
         }
     });
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(5), "a hundred questions took {took:?}");
+    // Half a second for each would be 50.
+    assert!(took < Duration::from_secs(20), "a hundred questions took {took:?}");
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut room = [0; LONGEST];

@@ -257,9 +257,8 @@ async fn losing_one_of_two_servers_costs_no_answer() {
             } else if asked == 20 {
                 first.as_ref().unwrap().set_silent(true);
             }
-            let begun = Instant::now();
-            assert_eq!(ask(&upstream, &format!("n{asked}.example")).await, Ok(HERE));
-            assert!(begun.elapsed() < Duration::from_millis(1500), "{asked}: {:?}", begun.elapsed());
+            // In time: what comes later than that is a failure.
+            assert_eq!(ask(&upstream, &format!("n{asked}.example")).await, Ok(HERE), "{asked}");
             asked += 1;
             assert!(asked < 20_000, "it is never found out");
         }
@@ -314,7 +313,7 @@ async fn where_nobody_listens_the_failure_comes_at_once() {
         let upstream = upstream(&[kind]);
         let begun = Instant::now();
         assert_eq!(ask(&upstream, "a.example").await, Err(Failure::Network));
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < race::LONGEST, "{:?}", begun.elapsed());
     }
 }
 
@@ -330,7 +329,7 @@ async fn trouble_of_one_server_is_passed_on_only_when_nobody_knows_better() {
         let begun = Instant::now();
         let reply = udp(&[&trouble]).ask(&query("a.example")).await.unwrap();
         assert_eq!(crate::wire::query::rcode(&reply.packet), rcode);
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < race::LONGEST, "{:?}", begun.elapsed());
     }
 }
 
@@ -343,7 +342,7 @@ async fn trouble_does_not_wait_for_a_server_that_is_silent() {
     let begun = Instant::now();
     let reply = both.ask(&query("a.example")).await.unwrap();
     assert_eq!(crate::wire::query::rcode(&reply.packet), 2);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < race::LONGEST, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,30 +1,31 @@
 //! Network namespaces for tests: what they do to tables and addresses, this machine never sees.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-    thread,
-};
+use std::{io::Write as _, process::Stdio, thread};
 
-use nix::sched::{CloneFlags, unshare};
+pub(crate) use namespace::several_users;
+use namespace::{Namespace, possible, skip, tool};
+
+#[path = "../../../tests/suite/support/bed/namespace.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the suite, where all of it is used and public")]
+mod namespace;
 
 /// Runs a test on a thread that has a network of its own with a loopback interface. Where that may not be, the test is
 /// skipped aloud, and fails on a machine that has to run everything.
-pub(crate) fn within_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            assert!(std::env::var_os("CI").is_none(), "this has to run: no network namespace: {error}");
-            return eprintln!("SKIPPED: no network namespace: {error}");
-        }
-        run("ip", &["link", "set", "lo", "up"]).unwrap();
-        test();
-    });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+pub(crate) fn within_namespace(test: impl FnOnce() + Send) {
+    let this = thread::current();
+    let name = this.name().unwrap_or_default();
+    // By its name, which is its thread's but for `--test-threads=1`, a test can be run again as root of its own.
+    let has_name = name.contains("::") || nix::unistd::geteuid().is_root();
+    if !has_name {
+        skip("a test in a namespace", "with one thread for all it needs real root");
+    } else if possible(name) {
+        Namespace::new().inside(test);
+    }
 }
 
 /// Has `nft` carry out a script; its output, or what it complained about.
 pub(crate) fn nft(script: &str) -> Result<String, String> {
-    let mut nft = Command::new("nft");
+    let mut nft = tool("nft");
     nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = nft.spawn().unwrap();
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
@@ -35,7 +36,7 @@ pub(crate) fn nft(script: &str) -> Result<String, String> {
 
 /// Runs a command; its output, or what it complained about.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let output = tool(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }

@@ -1,22 +1,18 @@
-//! Three network namespaces in a process of its own: clients, the gate, and an Internet with ingresses. The redirect is
-//! real nftables, the gate is the library's, and nothing outside is touched.
+//! Three networks: clients, the gate, and an Internet with ingresses. The redirect is real nftables, the gate is the
+//! library's, and nothing outside is touched.
 
 use std::{
-    env,
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    process::{Command, Stdio},
-    sync::{Arc, mpsc},
+    os::fd::AsRawFd as _,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::{Uid, gettid},
-};
+use nix::sys::socket::{Shutdown, shutdown};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -35,6 +31,7 @@ use tunnelwarden::{
 };
 
 use crate::support::{
+    bed::Namespace,
     daemon::PATIENCE,
     upstream::{self, Zone},
 };
@@ -63,7 +60,7 @@ tunnel.ngrok.com. 60 IN A 3.125.1.3
 
 /// The gate in its surroundings.
 pub struct Bed {
-    pub clients: Site,
+    pub clients: Clients,
     pub gateway: Arc<Gateway>,
     pub metrics: Arc<Metrics>,
     /// Where the gate is, as clients see it.
@@ -74,43 +71,30 @@ pub struct Bed {
     recorder: Recorder,
     learned: Published,
     folder: TempDir,
-    upstream: upstream::Upstream,
-    _internet: Site,
+    upstream: Option<upstream::Upstream>,
+    network: Arc<Namespace>,
+    _servers: Vec<Server>,
 }
 
-/// A thread that lives in a namespace of its own, with all that it starts.
-pub struct Site {
-    jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    thread: i32,
-}
-
-/// Is this the process that has the namespace? Else such a process has run the test by now, and well.
-pub fn is_within(test: &str) -> bool {
-    const WITHIN: &str = "TUNNELWARDEN_TEST_NAMESPACE";
-    if env::var_os(WITHIN).is_some() {
-        return true;
-    }
-    let mut command = Command::new("unshare");
-    // Without root, a namespace for users makes one within it.
-    command.args(if Uid::effective().is_root() { &["--net"][..] } else { &["--map-root-user", "--net"] });
-    command.arg(env::current_exe().unwrap()).args([&format!("gate::{test}"), "--exact", "--nocapture"]);
-    let output = command.env(WITHIN, "1").stdin(Stdio::null()).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    // Figures of a measurement.
-    said.lines().filter(|line| line.starts_with("measured")).for_each(|line| println!("{line}"));
-    false
-}
+/// Where whoever wants through the gate is.
+pub struct Clients(Namespace);
 
 impl Bed {
     /// With this below `[organization]`, and the defaults besides.
     pub fn new(config: &str, options: Options) -> Self {
-        let (clients, internet) = (Site::new(), Site::new());
-        connect(&clients, &internet);
-        for address in [SHARED, OWN, OTHER, SHARED_V6, OWN_V6] {
-            internet.run(move || serve(SocketAddr::new(address.parse().unwrap(), 443)));
-        }
+        let [clients, gate, internet] = [(); 3].map(|()| Namespace::new());
+        gate.join("lan", &clients, "eth0");
+        gate.join("wan", &internet, "eth0");
+        clients.ip(IN_CLIENTS);
+        gate.ip(IN_GATE);
+        internet.ip(&format!("{IN_INTERNET}{}", addresses_of_servers()));
+        let servers = internet.inside(|| SERVERS.map(Server::start).into());
+        let gate = Arc::new(gate);
+        // Threads of the runtime, and of what else is started, stay where they begin.
+        gate.inside(|| Self::start(config, options, Clients(clients), Arc::clone(&gate), servers))
+    }
+
+    fn start(config: &str, options: Options, clients: Clients, network: Arc<Namespace>, servers: Vec<Server>) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (folder, upstream) = (tempfile::tempdir().unwrap(), upstream::Upstream::of(Zone::parse(ZONE)));
         let config = read(&folder, &upstream, config);
@@ -134,7 +118,7 @@ impl Bed {
         ));
         let gate = Gate::open(&["10.9.0.1:0".parse().unwrap(), "[fd00:9::1]:0".parse().unwrap()]).unwrap();
         let addresses: Vec<_> = gate.addresses().collect();
-        redirect(addresses[0].port(), addresses[1].port());
+        network.must(&["nft", "-f", "-"], &redirect(addresses[0].port(), addresses[1].port()));
         let stop = CancellationToken::new();
         let house = House {
             gateway: Arc::clone(&gateway),
@@ -146,28 +130,33 @@ impl Bed {
         drop(entered);
         let (gate, serving) = (addresses[0], Some(serving));
         #[rustfmt::skip]
-        let bed = Self { clients, gateway, metrics, gate, runtime, serving, stop, recorder, learned, folder, upstream, _internet: internet };
+        let bed = Self { clients, gateway, metrics, gate, runtime, serving, stop, recorder, learned, folder, upstream: Some(upstream), network, _servers: servers };
         bed
     }
 
     /// Puts another configuration in force, as a reload does.
     pub fn reload(&self, config: &str) {
-        let config = read(&self.folder, &self.upstream, config);
+        let config = read(&self.folder, self.upstream(), config);
         self.gateway.replace(in_force(&config, &self.learned));
     }
 
     /// Leads the gate's own connections back to it, as a ruleset would that does not know it.
     pub fn lead_back(&self) {
-        nft(&format!(
+        let rules = format!(
             "add chain inet gate outgoing {{ type nat hook output priority -105; policy accept; }}
              add rule inet gate outgoing ip daddr {OWN} tcp dport 443 dnat ip to {}",
             self.gate
-        ));
+        );
+        self.network.must(&["nft", "-f", "-"], &rules);
     }
 
     /// Names that the gate's upstream server was asked for.
     pub fn looked_up(&self) -> Vec<String> {
-        self.upstream.asked_by_anybody().into_iter().map(|(name, _)| name).collect()
+        self.upstream().asked_by_anybody().into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn upstream(&self) -> &upstream::Upstream {
+        self.upstream.as_ref().expect("it is there for as long as the bed")
     }
 
     /// Stops the gate, and waits until it is closed.
@@ -197,38 +186,16 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         self.stop();
+        // It wakes its threads by a connection.
+        let upstream = self.upstream.take();
+        self.network.inside(|| drop(upstream));
     }
 }
 
-impl Site {
-    fn new() -> Self {
-        let (jobs, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        let (tell, told) = mpsc::channel();
-        thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            tell.send(gettid().as_raw()).unwrap();
-            queue.into_iter().for_each(|job| job());
-        });
-        let site = Self { jobs, thread: told.recv().unwrap() };
-        site.ip("link set lo up");
-        site
-    }
-
-    /// Does something there.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, result) = mpsc::channel();
-        self.jobs.send(Box::new(move || drop(done.send(job())))).unwrap();
-        result.recv().expect("what was done there did not panic")
-    }
-
-    fn ip(&self, arguments: &str) {
-        let arguments = arguments.to_owned();
-        self.run(move || ip(&arguments));
-    }
-
+impl Clients {
     /// Dials from there, and says something in pieces.
     pub fn dial(&self, to: SocketAddr, pieces: Vec<Vec<u8>>) -> TcpStream {
-        self.run(move || {
+        self.0.inside(|| {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.set_nodelay(true).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -249,7 +216,7 @@ impl Site {
     /// The same, from one of the clients' addresses.
     pub fn reach_from(&self, source: &str, to: &str, said: Vec<u8>) -> Result<IpAddr, String> {
         let (source, to) = (SocketAddr::new(source.parse().unwrap(), 0), SocketAddr::new(to.parse().unwrap(), 443));
-        self.run(move || {
+        self.0.inside(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
             socket.bind(&source.into()).unwrap();
             socket.connect(&to.into()).unwrap();
@@ -262,7 +229,7 @@ impl Site {
 
     /// Is a connection reset before anything was said? The reset may come while it is still being made.
     pub fn is_reset(&self, to: SocketAddr) -> bool {
-        self.run(move || {
+        self.0.inside(|| {
             let read = TcpStream::connect(to).and_then(|mut stream| {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.read(&mut [0])
@@ -274,7 +241,7 @@ impl Site {
     /// What rustls says of a handshake.
     pub fn shake_hands(&self, to: &str, name: &str) -> String {
         let (to, mut tls) = (SocketAddr::new(to.parse().unwrap(), 443), client(name));
-        self.run(move || {
+        self.0.inside(|| {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             loop {
@@ -328,13 +295,26 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A server that takes one TLS record, says its address on a line, and then says everything back.
-fn serve(at: SocketAddr) {
-    let listener = TcpListener::bind(at).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || echo(stream.unwrap()));
-        }
-    });
+struct Server(TcpListener);
+
+impl Server {
+    fn start(address: &str) -> Self {
+        let listener = TcpListener::bind(SocketAddr::new(address.parse().unwrap(), 443)).unwrap();
+        let server = Self(listener.try_clone().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(|| echo(stream));
+            }
+        });
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Whoever waits in accept hears of it.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
 }
 
 fn echo(mut stream: TcpStream) -> std::io::Result<()> {
@@ -379,41 +359,40 @@ fn learned() -> Learned {
     Learned::default().followed_by([SHARED, SHARED_V6].map(|text| (text.parse().unwrap(), sighting.clone())))
 }
 
-/// Clients and Internet on either side of the process's own namespace.
-fn connect(clients: &Site, internet: &Site) {
-    ip("link set lo up");
-    ip(&format!("link add lan type veth peer name eth0 netns {}", clients.thread));
-    ip(&format!("link add wan type veth peer name eth0 netns {}", internet.thread));
-    for address in
-        ["10.9.0.1/24 dev lan", "fd00:9::1/64 dev lan nodad", "198.18.0.1/30 dev wan", "fd00:8::1/64 dev wan nodad"]
-    {
-        ip(&format!("address add {address}"));
-    }
-    for address in ["10.9.0.2/24", "10.9.0.3/24", "fd00:9::2/64 nodad"] {
-        clients.ip(&format!("address add {address} dev eth0"));
-    }
-    for address in ["198.18.0.2/30", "fd00:8::2/64 nodad"] {
-        internet.ip(&format!("address add {address} dev eth0"));
-    }
-    for address in [SHARED, OWN, OTHER, SHARED_V6, OWN_V6] {
-        let rest = if address.contains(':') { "/128 dev lo nodad" } else { "/32 dev lo" };
-        internet.ip(&format!("address add {address}{rest}"));
-    }
-    ip("link set lan up");
-    ip("link set wan up");
-    clients.ip("link set eth0 up");
-    internet.ip("link set eth0 up");
-    for (family, gate, server) in [("-4", "10.9.0.1", "198.18.0.1"), ("-6", "fd00:9::1", "fd00:8::1")] {
-        clients.ip(&format!("{family} route add default via {gate}"));
-        internet.ip(&format!("{family} route add default via {server}"));
-    }
-    ip("-4 route add default via 198.18.0.2");
-    ip("-6 route add default via fd00:8::2");
+const SERVERS: [&str; 5] = [SHARED, OWN, OTHER, SHARED_V6, OWN_V6];
+
+fn addresses_of_servers() -> String {
+    let nodad = |address: &str| if address.contains(':') { "nodad" } else { "" };
+    SERVERS.map(|address| format!("address add {address} dev lo {}\n", nodad(address))).concat()
 }
 
+const IN_CLIENTS: &str = "\
+address add 10.9.0.2/24 dev eth0
+address add 10.9.0.3/24 dev eth0
+address add fd00:9::2/64 dev eth0 nodad
+route add default via 10.9.0.1
+route add default via fd00:9::1
+";
+
+const IN_GATE: &str = "\
+address add 10.9.0.1/24 dev lan
+address add fd00:9::1/64 dev lan nodad
+address add 198.18.0.1/30 dev wan
+address add fd00:8::1/64 dev wan nodad
+route add default via 198.18.0.2
+route add default via fd00:8::2
+";
+
+const IN_INTERNET: &str = "\
+address add 198.18.0.2/30 dev eth0
+address add fd00:8::2/64 dev eth0 nodad
+route add default via 198.18.0.1
+route add default via fd00:8::1
+";
+
 /// What the ruleset does with tcp/443 to ingress addresses.
-fn redirect(v4: u16, v6: u16) {
-    let rules = format!(
+fn redirect(v4: u16, v6: u16) -> String {
+    format!(
         "table inet gate {{
             chain incoming {{
                 type nat hook prerouting priority -105; policy accept;
@@ -421,17 +400,5 @@ fn redirect(v4: u16, v6: u16) {
                 iifname lan tcp dport 443 ip6 daddr {SHARED_V6} redirect to :{v6}
             }}
         }}"
-    );
-    nft(&rules);
-}
-
-fn nft(rules: &str) {
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success());
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    )
 }

@@ -108,6 +108,13 @@ impl Guarded {
         Self { bed, daemon, mode, shared: rules.shared }
     }
 
+    /// Puts another configuration in force, whatever it takes away.
+    pub fn reload(&self, configuration: &str) {
+        self.daemon.rewrite(configuration);
+        let output = self.daemon.command(&["reload", "--accept"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Whom it guards.
     pub fn job(&self) -> Vantage<'_> {
         if self.shared { self.bed.appliance() } else { job_in(&self.bed, self.mode) }

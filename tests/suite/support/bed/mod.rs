@@ -17,13 +17,13 @@ use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt as _, process::Output, s
 
 use rustls::ClientConfig;
 
+use self::internet::Internet;
 pub use self::{
     host::{CROWD_PORT, Family, Host},
     internet::Arrival,
-    namespace::{installed, possible, several_users, several_users_possible},
+    namespace::{Namespace, installed, possible, several_users, several_users_possible},
     probe::{Outcome, Prober, ask_over, look_up},
 };
-use self::{internet::Internet, namespace::Namespace};
 
 /// The networks and who is in them. All of it goes when this is dropped.
 pub struct Bed {
@@ -50,8 +50,8 @@ impl Bed {
     /// Lays the cables and starts every stand-in.
     pub fn new() -> Self {
         let [client, appliance, internet] = [(); 3].map(|()| Namespace::new());
-        cable(&appliance, "lan0", &client, "c0");
-        cable(&appliance, "wan0", &internet, "i0");
+        appliance.join("lan0", &client, "c0");
+        appliance.join("wan0", &internet, "i0");
         client.ip(CLIENT);
         appliance.ip(APPLIANCE);
         for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -123,11 +123,15 @@ impl Vantage<'_> {
 
     /// Runs a command there, with `input` on its standard input.
     pub fn run(&self, command: &[&str], input: &str) -> Output {
-        let words = self.as_its_user(command);
-        self.namespace.run(&words.iter().map(String::as_str).collect::<Vec<_>>(), input)
+        self.namespace.run(&as_words(&self.as_its_user(command)), input)
     }
 
-    /// The same of a program that finds its servers by itself: it sees an `/etc` whose resolver is this one, and whose
+    /// The same of a command that has to work; what it printed.
+    pub fn must(&self, command: &[&str], input: &str) -> String {
+        self.namespace.must(&as_words(&self.as_its_user(command)), input)
+    }
+
+    /// Runs a program that finds its servers by itself: it sees an `/etc` whose resolver is this one, and whose
     /// hosts file has these lines.
     pub fn run_resolving(&self, resolver: IpAddr, hosts: &str, command: &[&str]) -> Output {
         let folder = tempfile::tempdir().unwrap();
@@ -143,7 +147,7 @@ impl Vantage<'_> {
         }
         let words = self.as_its_user(command);
         let own_etc = ["unshare", "--mount", "sh", "-ec", OWN_ETC, path];
-        self.namespace.run(&own_etc.into_iter().chain(words.iter().map(String::as_str)).collect::<Vec<_>>(), "")
+        self.namespace.run(&[&own_etc, &*as_words(&words)].concat(), "")
     }
 
     fn as_its_user(&self, command: &[&str]) -> Vec<String> {
@@ -151,19 +155,10 @@ impl Vantage<'_> {
         let change = change.iter().flat_map(|change| change.split(' '));
         change.chain(command.iter().copied()).map(str::to_owned).collect()
     }
-
-    /// The same of a command that has to work; what it printed.
-    pub fn must(&self, command: &[&str], input: &str) -> String {
-        let output = self.run(command, input);
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
 }
 
-/// A cable between two namespaces, both ends up.
-fn cable(one: &Namespace, here: &str, other: &Namespace, there: &str) {
-    one.ip(&format!("link add {here} type veth peer name {there} netns {}\nlink set {here} up\n", other.path()));
-    other.ip(&format!("link set {there} up\n"));
+fn as_words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
 }
 
 /// Lays the files of the folder `$0` over those of `/etc`, for the command that follows. A name service cache outside

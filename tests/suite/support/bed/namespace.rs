@@ -2,7 +2,7 @@
 //!
 //! Which one a task is in is a property of its thread. So root needs no process of its own for it; anybody else first
 //! has to become root of a user namespace, which a process with threads cannot, and a test runs again inside
-//! `unshare` (util-linux).
+//! `unshare` (util-linux), with a `/run` of its own.
 
 use std::{
     env,
@@ -50,8 +50,8 @@ fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Its tools stand where not everybody looks.
-fn command(program: &str) -> Command {
+/// A tool of the system's, which stands where not everybody looks.
+pub fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     let path = env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
@@ -60,7 +60,7 @@ fn command(program: &str) -> Command {
 
 /// Is this program there, asked for its version? Skipped in the same way where not.
 pub fn installed(test: &str, program: &str, version: &str) -> bool {
-    succeeds(command(program).arg(version)) || skip(test, &format!("{program} is not installed"))
+    succeeds(tool(program).arg(version)) || skip(test, &format!("{program} is not installed"))
 }
 
 /// Are there two users to be told apart? A user namespace that somebody without rights made has one.
@@ -68,8 +68,11 @@ pub fn several_users_possible(test: &str) -> bool {
     if !possible(test) {
         return false;
     }
-    several_users() || skip(test, "one user only; it needs real root")
+    several_users() || skip(test, ONE_USER)
 }
+
+/// Why a test is left out that has to tell users apart.
+const ONE_USER: &str = "one user only; it needs real root";
 
 /// Are there other users than the one we are?
 pub fn several_users() -> bool {
@@ -78,6 +81,7 @@ pub fn several_users() -> bool {
     users > 65_534
 }
 
+/// Says that a test is left out, and that there is nothing to run; under CI it fails.
 fn skip(test: &str, why: &str) -> bool {
     eprintln!("not tested: {test}: {why}");
     assert!(env::var_os("CI").is_none(), "nothing may be skipped");
@@ -86,9 +90,24 @@ fn skip(test: &str, why: &str) -> bool {
 
 fn unshared(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net"]).arg(program);
+    command.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-ec", OWN_RUN]).arg(program);
     command
 }
+
+/// Gives the command that follows a `/run` in which it may leave its word as root: this machine's is another's, and what
+/// is in there, sockets of services, is not asked. Only the list of name servers is often a link that leads there.
+const OWN_RUN: &str = r#"
+servers=$(readlink -m /etc/resolv.conf)
+said=$(cat /etc/resolv.conf || :)
+mount -t tmpfs -o mode=755 tmpfs /run
+case $servers in
+/run/*)
+    mkdir -p "${servers%/*}"
+    printf '%s\n' "$said" >"$servers"
+    ;;
+esac
+exec "$0" "$@"
+"#;
 
 /// From now on sockets that this thread makes belong to `user`, as `meta skuid` sees it: the kernel takes the id that
 /// counts for files. The rights of the thread stay.
@@ -127,7 +146,7 @@ impl Namespace {
     /// Runs a command in it.
     pub fn run(&self, words: &[&str], input: &str) -> Output {
         self.inside(|| {
-            let mut child = command(words[0])
+            let mut child = tool(words[0])
                 .args(&words[1..])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -140,10 +159,22 @@ impl Namespace {
         })
     }
 
+    /// Runs a command that has to work; what it printed.
+    pub fn must(&self, words: &[&str], input: &str) -> String {
+        let output = self.run(words, input);
+        assert!(output.status.success(), "{words:?}: {input}{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Commands of `ip`, one a line.
     pub fn ip(&self, lines: &str) {
-        let output = self.run(&["ip", "-batch", "-"], lines);
-        assert!(output.status.success(), "{lines}{}", String::from_utf8_lossy(&output.stderr));
+        self.must(&["ip", "-batch", "-"], lines);
+    }
+
+    /// Lays a cable to another one, with these names for its ends; both are up.
+    pub fn join(&self, here: &str, other: &Self, there: &str) {
+        self.ip(&format!("link add {here} type veth peer name {there} netns {}\nlink set {here} up\n", other.path()));
+        other.ip(&format!("link set {there} up\n"));
     }
 
     /// Sets a switch below `/proc/sys/net`.
