@@ -84,7 +84,7 @@ impl Filled<'_> {
         let mut sets = vec![
             Set::dynamic(named(sets::INGRESS), address.to_owned(), sets::MAX_INGRESS),
             Set::dynamic(named(sets::LEASE), lease.clone(), sets::MAX_LEASES),
-            Set::dynamic(named(sets::PORT), port, sets::MAX_INGRESS),
+            Set::dynamic(named(sets::PORT), port, sets::MAX_PORTS),
         ];
         if self.options.mode == Mode::Gateway {
             sets.push(Set::noted(named(sets::PASSED), lease, sets::MAX_PASSED, sets::PASSED_FOR));

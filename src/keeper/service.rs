@@ -41,7 +41,8 @@ const LEASES_OF_HOST: usize = 16_384;
 const LEASES: usize = 250_000;
 const PORTS_OF_CLIENT: usize = 500;
 const PORTS: usize = 60_000;
-const DENIED: usize = 65_000;
+/// More than are ever learned; the IPv6 set holds each IPv4 one once for each NAT64 prefix.
+const DENIED: usize = 20_000;
 
 /// The keeper's knowledge, and the kernel's table.
 pub(super) struct Service {
@@ -72,14 +73,12 @@ impl Service {
         let kernel = Kernel::load(&terms)?;
         let ground = Ground::new(&terms);
         let of_client = if terms.gateway { LEASES_OF_CLIENT } else { LEASES_OF_HOST };
-        // Each IPv4 address is in the IPv6 set once for each translator.
-        let denied = DENIED / ground.translators.count();
         let mut service = Self {
             kernel,
             ground,
             leases: Book::new(Bounds { client: of_client, all: LEASES }),
             ports: Book::new(Bounds { client: PORTS_OF_CLIENT, all: PORTS }),
-            denied: Book::new(Bounds { client: usize::MAX, all: denied }),
+            denied: Book::new(Bounds { client: usize::MAX, all: DENIED }),
             bucket: Bucket::new(now),
             costly: Bucket::new(now),
             counts: Counts::default(),
