@@ -73,7 +73,7 @@ impl Enforcement {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let Guard { keeper, notices, scout, obstacles, .. } = guard;
+        let Guard { keeper, notices, scout, obstacles } = guard;
         for obstacle in &obstacles {
             tracing::warn!("somebody else's rules turn away what is turned to us: {obstacle}");
         }

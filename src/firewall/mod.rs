@@ -12,7 +12,7 @@
 //! | `translation` | what a network looks like from behind NAT64 |
 //! | `foreign` | other people's rules that stand in our way |
 //! | `kernel` | loads the text, takes it away, compares it with what is there |
-//! | `user` | the number of the forwarder's user |
+//! | `user` | the forwarder's user |
 //! | `listing` | what `nft` lists, taken apart to be compared |
 //!
 //! Everything but `kernel` and `user` is pure. Elements that come and go while the daemon runs are not put in here.
@@ -37,7 +37,7 @@ pub use self::{
     options::{Mode, OnStop, Options},
     ruleset::{Ruleset, free_clients},
     translation::translated,
-    user::{NoUser, uid_of},
+    user::{NoUser, user_of},
 };
 
 /// Our table, of family `inet`. Nobody else's is ever touched.
