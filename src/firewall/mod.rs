@@ -8,8 +8,6 @@
 //! | `chains` | the rules, in the order that counts |
 //! | `passing` | how other people's forward rules see what is turned to the gate |
 //! | `script` | how sets, chains and rules are written, so that a reload leaves no gap |
-//! | `ranges` | which clients are in which mode, as disjoint ranges |
-//! | `translation` | what a network looks like from behind NAT64 |
 //! | `foreign` | other people's rules that stand in our way |
 //! | `kernel` | loads the text, takes it away, compares it with what is there |
 //! | `user` | the forwarder's user |
@@ -23,11 +21,9 @@ mod kernel;
 mod listing;
 mod options;
 mod passing;
-mod ranges;
 mod ruleset;
 mod script;
 pub mod sets;
-mod translation;
 mod user;
 
 pub use self::{
@@ -36,7 +32,6 @@ pub use self::{
     listing::Difference,
     options::{Mode, OnStop, Options},
     ruleset::{Ruleset, free_clients},
-    translation::translated,
     user::{NoUser, user_of},
 };
 

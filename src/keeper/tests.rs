@@ -12,6 +12,7 @@ use std::{
 
 use super::*;
 use crate::{
+    address::KNOWN_NAT64,
     firewall::{Mode, Options, Ruleset, TABLE, sets::INGRESS},
     ingress::MAX_LEARNED,
     policy::{self, plan::Plan},
@@ -143,7 +144,7 @@ fn what_is_permitted_is_in_the_kernel_before_the_reply() {
 #[test]
 fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
     within_namespace(|| {
-        let (bed, _) = Bed::ready(Terms { nat64: vec!["2a01:64::/96".parse().unwrap()], ..terms() });
+        let (bed, _) = Bed::ready(Terms { nat64: Carriers::new(["2a01:64::/96".parse().unwrap()]), ..terms() });
         let ingress = [ip("3.124.1.2")];
         assert_eq!(bed.keeper.deny(&[ingress[0], ip("10.0.0.1"), ip("9.9.9.9")], HOUR).unwrap(), 2);
         for (set, text) in
@@ -186,13 +187,11 @@ fn what_finds_no_room_is_refused_as_a_whole() {
 #[test]
 fn as_many_ingress_addresses_as_are_ever_learned_are_denied_in_all_their_forms() {
     within_namespace(|| {
-        let nat64 = policy::KNOWN_NAT64.to_vec();
-        let forms = nat64.len();
         // The sets as they are in earnest.
         let options = Options { mode: Mode::Host, ..Options::default() };
         let (policy, _) = policy::compile(&Plan::default(), jiff::Timestamp::UNIX_EPOCH);
         let script = Ruleset::new(&options, &policy.unwrap(), 65_534).unwrap().to_string();
-        let (bed, _) = Bed::ready(Terms { script, nat64, ..terms() });
+        let (bed, _) = Bed::ready(Terms { script, ..terms() });
         let address = |number: u32| IpAddr::from((20 << 24 | number).to_be_bytes());
         let all: Vec<_> = (0..u32::try_from(MAX_LEARNED).unwrap()).map(address).collect();
         while let Err(failure) = bed.keeper.deny(&all, HOUR) {
@@ -202,7 +201,7 @@ fn as_many_ingress_addresses_as_are_ever_learned_are_denied_in_all_their_forms()
         }
         let mut netfilter = Netfilter::open().unwrap();
         let found = INGRESS.map(|set| netfilter.elements(TABLE, set).unwrap().len());
-        assert_eq!(found, [all.len(), all.len() * forms]);
+        assert_eq!(found, [all.len(), all.len() * KNOWN_NAT64.len()]);
         bed.kill();
     });
 }
