@@ -8,6 +8,7 @@
 //! (`tests/suite/house.rs` holds it to that).
 
 // 0: words
+pub mod address;
 pub mod name;
 pub mod problem;
 pub mod sys;

@@ -16,6 +16,7 @@ use std::{
     fs,
     net::{Ipv4Addr, UdpSocket},
     sync::Arc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -33,9 +34,11 @@ use tunnelwarden::{
     config,
     gateway::{Access, Asker, Clock, Gateway, InForce, Step},
     ingress::Published,
+    keeper::{Done, Keeper, Keyed, LONGEST, Leases, Reply, Request},
     metrics::Metrics,
     name::DomainName,
     policy::{Learned, Sighting, Source},
+    sys::seqpacket::Channel,
     upstream::{Lanes, Surroundings, Upstream},
     wire::{
         CLASS_IN,
@@ -108,6 +111,10 @@ struct House {
 
 impl House {
     fn open() -> Self {
+        Self::open_with(None)
+    }
+
+    fn open_with(leases: Option<Arc<Leases>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let path = folder.path().join("tunnelwarden.toml");
@@ -128,13 +135,7 @@ impl House {
         )
         .unwrap();
         let gateway = Gateway::new(
-            InForce {
-                policy: config.policy,
-                learned: learned(),
-                leases: None,
-                udp_size: 1232,
-                others: config.limits.others,
-            },
+            InForce { policy: config.policy, learned: learned(), leases, udp_size: 1232, others: config.limits.others },
             Arc::new(upstream),
             Arc::new(Access::new(&config.limits, config.client_networks, Arc::clone(&metrics))),
             Cache::new(&config.cache, Arc::clone(&metrics)),
@@ -229,6 +230,32 @@ fn a_cached_question_takes_no_memory() {
     let house = House::open();
     assert_eq!(house.allocations("10.1.2.3", "plain.example"), 0);
     assert_eq!(house.recorded("plain.example"), 0);
+}
+
+/// Leases of a keeper that opens whatever it is asked to, and tells in the end how often that was.
+fn leases() -> (Arc<Leases>, JoinHandle<u64>) {
+    let (requests, its_requests) = Channel::pair().unwrap();
+    let (notices, _its_notices) = Channel::pair().unwrap();
+    let keeper = thread::spawn(move || {
+        let (mut asked, mut room) = (0, [0; LONGEST]);
+        while let Ok(Some(length)) = its_requests.receive(&mut room, None) {
+            let (number, _) = Request::decode(&room[..length]).unwrap();
+            let done = Reply::Done(Done::default()).encode(number);
+            its_requests.send(&done, Instant::now() + Duration::from_secs(5)).unwrap();
+            asked += 1;
+        }
+        asked
+    });
+    (Arc::new(Leases::new(Arc::new(Keeper::over(requests, notices).0), Keyed::ByClient)), keeper)
+}
+
+#[test]
+fn a_cached_question_whose_addresses_are_open_takes_no_memory() {
+    let (leases, keeper) = leases();
+    let house = House::open_with(Some(leases));
+    assert_eq!(house.allocations("10.1.2.3", "plain.example"), 0);
+    drop(house);
+    assert_eq!(keeper.join().unwrap(), 1);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) fn measure(binary: &Path, leases: u32, inserts: u32, reloads: usize) 
     let folder = folder_with(&configuration(GATEWAY))?;
     let mut command = Command::new(binary);
     command.arg("--config").arg(config_in(folder.path())).arg("keeper");
-    let (keeper, notices, _) = appliance.inside(|| Keeper::start(command)).context("the keeper did not begin")?;
+    let (keeper, notices) = appliance.inside(|| Keeper::start(command)).context("the keeper did not begin")?;
     let pid = child_running(&config_in(folder.path()))?;
     let before = slab()?;
     let stand = |from: u32, leases: u32| -> anyhow::Result<Standing> {

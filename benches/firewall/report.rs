@@ -184,7 +184,7 @@ fn push_answers(answers: &[Answers], text: &mut String) {
 
 fn push_keeper(standings: &[Standing], text: &mut String) {
     text.push_str(
-        "\n### The keeper\n\nA set of ingress addresses takes 65,536, so leases fill the sets here; a gateway's are the \
+        "\n### The keeper\n\nFewer ingress addresses are ever learned, so leases fill the sets here; a gateway's are the \
          larger elements too. *Insert* is one lease, from the request to the reply that the kernel has it; *replaced* \
          is from the request for other rules, the configuration read anew, to the reply that they stand.\n\n\
          | leases | insert p50, us | p99, us | replaced, ms | longest, ms | keeper, MB | kernel, MB more |\n\

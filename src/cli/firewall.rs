@@ -80,7 +80,7 @@ fn asked_for(config: &Config, uid: Option<u32>) -> anyhow::Result<Option<Ruleset
     }
     let uid = match uid {
         Some(uid) => uid,
-        None => firewall::uid_of(options).context("the rules know the forwarder by its user")?,
+        None => firewall::user_of(options).context("the rules know the forwarder by its user")?.uid.as_raw(),
     };
     Ok(Ruleset::new(options, &config.policy, uid))
 }

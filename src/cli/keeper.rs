@@ -11,12 +11,13 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use nix::{
     sys::statvfs::{FsFlags, statvfs},
-    unistd::{Uid, User},
+    unistd::User,
 };
 
 use super::{Common, Exit};
 use crate::{
     config::{self, Config},
+    daemon::guard::servers,
     firewall::{self, Mode, OnStop, OwnSockets, Ruleset},
     keeper::{self, Terms},
     problem::Severity,
@@ -25,7 +26,6 @@ use crate::{
         rights::{self, Right},
         seqpacket::Channel,
     },
-    upstream,
 };
 
 /// What `keeper` takes.
@@ -55,14 +55,16 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         bail!("{}", first.map(ToString::to_string).unwrap_or_default());
     };
     let options = &config.firewall;
-    let uid = firewall::uid_of(options)?;
-    // Root can write everywhere; that a gateway's forwarder is root is warned of, not refused.
-    if !Uid::from_raw(uid).is_root()
-        && let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, uid))
+    let user = firewall::user_of(options)?;
+    // Root can write everywhere; that the forwarder is root is warned of, not refused.
+    if !user.uid.is_root()
+        && let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, &user))
     {
-        bail!("user {} could change {}: it says what is refused to this very user", options.user, path.display());
+        bail!("user {} could change {}: it says what is refused to this very user", user.name, path.display());
     }
-    let Some(ruleset) = Ruleset::new(options, &config.policy, uid) else { bail!("[firewall] mode is \"off\"") };
+    let Some(ruleset) = Ruleset::new(options, &config.policy, user.uid.as_raw()) else {
+        bail!("[firewall] mode is \"off\"")
+    };
     let interfaces = Interfaces::read().context("cannot read the interfaces")?;
     Ok(Terms {
         script: ruleset.to_string(),
@@ -80,8 +82,8 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
 
 /// A file or folder on the way to this one that a user, or anybody, may write to: what he could have us read is his. Only
 /// his main group counts, since he has no other where we begin as root.
-fn writable_on_the_way(path: &Path, uid: u32) -> Option<PathBuf> {
-    let group = User::from_uid(uid.into()).ok().flatten().map(|user| user.gid.as_raw());
+fn writable_on_the_way(path: &Path, user: &User) -> Option<PathBuf> {
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     let is_writable = |path: &Path| {
         let Ok(found) = fs::metadata(path) else { return false };
         if statvfs(path).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY)) {
@@ -89,7 +91,7 @@ fn writable_on_the_way(path: &Path, uid: u32) -> Option<PathBuf> {
         }
         // In such a folder nobody replaces what is another's.
         let by_others = !(found.is_dir() && found.mode() & STICKY != 0);
-        let by_group = found.mode() & 0o020 != 0 && Some(found.gid()) == group;
+        let by_group = found.mode() & 0o020 != 0 && found.gid() == gid;
         found.uid() == uid || by_others && (found.mode() & 0o002 != 0 || by_group)
     };
     // Links and where they lead.
@@ -104,8 +106,7 @@ const STICKY: u32 = 0o1000;
 /// What no request opens or closes: our own addresses, those of whom we ask, and what the configuration settles.
 fn untouched(config: &Config, interfaces: &Interfaces) -> Vec<IpNet> {
     let options = &config.firewall;
-    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
-    let servers = options.resolvers.iter().chain(&system).map(|server| server.ip().to_canonical());
+    let servers = servers(options).map(|server| server.ip().to_canonical());
     let hosts = interfaces.addresses.iter().copied().chain(servers).map(IpNet::from);
     let settled = [&options.own, &options.fixed, &options.exempt];
     hosts.chain(settled.into_iter().flatten().copied()).collect()
@@ -119,25 +120,25 @@ mod tests {
 
     #[test]
     fn what_the_forwarder_could_have_written_is_found() {
-        const NOBODY: u32 = 65_534;
         if !nix::unistd::geteuid().is_root() {
             return eprintln!("SKIPPED: not root");
         }
+        let nobody = User::from_name("nobody").unwrap().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (inner, file) = (folder.path().join("conf"), folder.path().join("conf/x.toml"));
         fs::create_dir(&inner).unwrap();
         fs::write(&file, "").unwrap();
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(&file, 0o644);
-        assert_eq!(writable_on_the_way(&file, NOBODY), None);
+        assert_eq!(writable_on_the_way(&file, &nobody), None);
         set(&file, 0o646);
-        assert_eq!(writable_on_the_way(&file, NOBODY), Some(file.clone()));
+        assert_eq!(writable_on_the_way(&file, &nobody), Some(file.clone()));
         set(&file, 0o644);
         set(&inner, 0o777);
         // Nobody has looked for it in vain for nothing.
-        assert_eq!(writable_on_the_way(&inner.join("missing"), NOBODY), Some(inner.clone()));
+        assert_eq!(writable_on_the_way(&inner.join("missing"), &nobody), Some(inner.clone()));
         set(&inner, 0o755);
-        chown(&inner, Some(NOBODY), None).unwrap();
-        assert_eq!(writable_on_the_way(&file, NOBODY), Some(inner));
+        chown(&inner, Some(nobody.uid.as_raw()), None).unwrap();
+        assert_eq!(writable_on_the_way(&file, &nobody), Some(inner));
     }
 }

@@ -6,10 +6,11 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::set;
 use crate::{
+    address::Carriers,
     document::{Fault, Table, Value, quoted},
     firewall::{Mode, OnStop, Options, OwnSockets},
     gateway::ClientScope,
-    policy::{KNOWN_NAT64, plan::Organization},
+    policy::plan::Organization,
     problem::{Located, Place, Problem, Problems},
     upstream::{self, Server},
 };
@@ -128,7 +129,7 @@ impl Section {
         let servers = upstream.servers.iter().chain(upstream.zones.iter().flat_map(|zone| &zone.servers));
         let (resolvers, system): (Vec<_>, Vec<_>) = servers.map(Server::address).partition(Option::is_some);
         let mut options = Options {
-            nat64: self.nat64.iter().map(|prefix| prefix.value).chain(KNOWN_NAT64).collect(),
+            nat64: Carriers::new(self.nat64.iter().map(|prefix| prefix.value)),
             own: organization.addresses.iter().map(|network| network.value).collect(),
             dns: dns.to_vec(),
             resolvers: resolvers.into_iter().flatten().collect(),

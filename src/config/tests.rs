@@ -271,7 +271,7 @@ fn every_key_reaches_its_option() {
         exempt: vec!["192.0.2.53/32".parse().unwrap()],
         fixed: vec!["10.0.0.0/8".parse().unwrap()],
         ntp: vec!["198.51.100.123/32".parse().unwrap()],
-        nat64: ["2001:db8:64::/96".parse().unwrap()].into_iter().chain(crate::policy::KNOWN_NAT64).collect(),
+        nat64: crate::address::Carriers::new(["2001:db8:64::/96".parse().unwrap()]),
         own: vec!["203.0.113.0/28".parse().unwrap()],
         user: "warden".into(),
         own_sockets: firewall::OwnSockets::Mark,

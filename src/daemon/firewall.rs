@@ -73,7 +73,7 @@ impl Enforcement {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let Guard { keeper, notices, scout, obstacles, .. } = guard;
+        let Guard { keeper, notices, scout, obstacles } = guard;
         for obstacle in &obstacles {
             tracing::warn!("somebody else's rules turn away what is turned to us: {obstacle}");
         }
@@ -180,7 +180,9 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>, all: bool) 
     let now: HashSet<IpAddr> = learned.iter().map(|(address, _)| address).collect();
     let new: Vec<_> = now.iter().filter(|address| all || !before.contains(address)).copied().collect();
     let gone: Vec<_> = before.difference(&now).copied().collect();
-    match keeper.deny(&new, DENIED_FOR).and_then(|_| keeper.forget(&gone)) {
+    // Both, whatever becomes of the other: where there is no room for what came, there is when the rest has gone.
+    let forgotten = keeper.forget(&gone);
+    match keeper.deny(&new, DENIED_FOR).and(forgotten) {
         Ok(_) => (now, false),
         Err(error) => {
             tracing::warn!(%error, "the firewall does not have every ingress address that was learned; it is tried again");

@@ -27,8 +27,8 @@ use thiserror::Error;
 use super::state::LOCK;
 use crate::{
     config::Config,
-    firewall::{Mode, Obstacle, Options, OwnSockets},
-    keeper::{Keeper, Notices, Protection},
+    firewall::{Mode, Obstacle, Options, OwnSockets, user_of},
+    keeper::{Keeper, Notices},
     name::DomainName,
     sys::{
         interfaces::Interfaces,
@@ -44,8 +44,6 @@ pub struct Guard {
     pub keeper: Arc<Keeper>,
     /// What it tells by itself.
     pub notices: Notices,
-    /// What keeps others from changing the table.
-    pub protection: Protection,
     /// On a host: sees whether its questions are turned to us.
     pub scout: Option<Scout>,
     /// Other people's rules that turn away what is turned to us, and the lines that would open them.
@@ -97,7 +95,7 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
     if let Some(server) = looping(options, &own) {
         return Err(Unguarded::Loop(server).into());
     }
-    let user = user(options)?;
+    let user = user_of(options)?;
     if let Some(program) = companion(options, &user) {
         tracing::warn!(
             "{program} runs as user {} too, and the rules let out whatever it sends: give tunnelwarden a user of its own, or set \
@@ -122,19 +120,13 @@ fn looping(options: &Options, own: &[IpAddr]) -> Option<SocketAddr> {
     if options.mode != Mode::Host {
         return None;
     }
-    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
-    options
-        .resolvers
-        .iter()
-        .copied()
-        .chain(system)
-        .find(|server| server.ip().is_loopback() || own.contains(&server.ip().to_canonical()))
+    servers(options).find(|server| server.ip().is_loopback() || own.contains(&server.ip().to_canonical()))
 }
 
-fn user(options: &Options) -> anyhow::Result<User> {
-    crate::firewall::uid_of(options)?;
-    let found = User::from_name(&options.user).with_context(|| format!("cannot look up user {}", options.user))?;
-    found.with_context(|| format!("there is no user {}", options.user))
+/// Everybody whom we ask: the servers that the configuration names, and the system's where it says so.
+pub fn servers(options: &Options) -> impl Iterator<Item = SocketAddr> {
+    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
+    options.resolvers.iter().copied().chain(system)
 }
 
 /// Another program of the user, as far as one is to be seen: on a host the rules would not tell it from us.
@@ -194,8 +186,8 @@ fn start_keeper(named: Option<&Path>, processes: bool) -> anyhow::Result<Guard> 
     }
     // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
     command.arg("keeper").args(processes.then_some("--processes")).arg0("tunnelwarden-keeper").process_group(0);
-    let (keeper, notices, protection) = Keeper::start(command).context("the firewall cannot be enforced")?;
-    Ok(Guard { keeper: Arc::new(keeper), notices, protection, scout: None, obstacles: Vec::new() })
+    let (keeper, notices) = Keeper::start(command).context("the firewall cannot be enforced")?;
+    Ok(Guard { keeper: Arc::new(keeper), notices, scout: None, obstacles: Vec::new() })
 }
 
 /// Only root's questions are another user's than ours, and only on a host somebody of this machine can tell. That there
@@ -204,8 +196,7 @@ fn start_scout(options: &Options) -> Option<Scout> {
     if options.mode != Mode::Host || !Uid::effective().is_root() {
         return None;
     }
-    let system = options.asks_system.then(upstream::system_servers).unwrap_or_default();
-    let server = options.resolvers.iter().copied().chain(system).next()?;
+    let server = servers(options).next()?;
     let label = format!("{:032x}", rand::random::<u128>());
     let name: DomainName = format!("{label}.scout.tunnelwarden.example").parse().ok()?;
     let mut command = Command::new("/proc/self/exe");

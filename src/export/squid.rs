@@ -48,7 +48,7 @@ const OWN_ADDRESSES: &str = "tw_own_addresses";
 /// The fragment.
 pub fn export(facts: &Facts<'_>) -> Fragment {
     let mut writer = Writer::default();
-    let own_addresses = in_every_form(facts.own_addresses.iter().copied(), facts.policy.nat64());
+    let own_addresses = in_every_form(facts.own_addresses.iter().copied(), facts.policy.carriers());
     writer.list(OWN_ADDRESSES, ADDRESSES, texts(&own_addresses));
     for (number, refused) in (1..).zip(facts.policy.refused()) {
         writer.refuse(number, &refused, facts);
@@ -195,7 +195,7 @@ fn addresses(refused: &Refused, facts: &Facts<'_>) -> Vec<IpNet> {
     let learned = facts.learned.iter().flat_map(|learned| learned.iter().map(move |(address, _)| (address, *learned)));
     let learned = learned.filter(|(address, learned)| refused.refuses_learned(facts.policy, *address, learned));
     let networks = refused.networks.iter().copied().chain(learned.map(|(address, _)| IpNet::from(address)));
-    in_every_form(networks, facts.policy.nat64())
+    in_every_form(networks, facts.policy.carriers())
 }
 
 fn head(missing: &[String]) -> impl Iterator<Item = Directive> {

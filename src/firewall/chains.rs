@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use super::{
     LOG_GROUP, MARK, ZONE,
-    options::{Family, Mode, Options, OwnSockets},
+    options::{Mode, Options, OwnSockets},
     script::Chain,
     sets,
-    translation::regarded_bits,
 };
+use crate::address::{Family, regarded_bits};
 
 /// All chains, and the counters they name.
 pub(super) struct Chains {
@@ -281,7 +281,8 @@ impl Writer<'_> {
                 chain.rule(format!("{header} daddr @{set} goto {}", to(Reason::Address)));
             }
         }
-        for (prefix, mask) in self.options.nat64.iter().filter_map(|&prefix| Some((prefix, regarded_bits(prefix)?))) {
+        let prefixes = self.options.nat64.prefixes().iter();
+        for (prefix, mask) in prefixes.filter_map(|&prefix| Some((prefix, regarded_bits(prefix)?))) {
             chain.why("A translator does not look at the bits around the IPv4 address, so neither do we.");
             let set = Family::V6.pick(sets::INGRESS);
             chain.rule(format!("ip6 daddr {prefix} ip6 daddr & {mask} @{set} goto {}", to(Reason::Address)));

@@ -8,11 +8,9 @@
 //! | `chains` | the rules, in the order that counts |
 //! | `passing` | how other people's forward rules see what is turned to the gate |
 //! | `script` | how sets, chains and rules are written, so that a reload leaves no gap |
-//! | `ranges` | which clients are in which mode, as disjoint ranges |
-//! | `translation` | what a network looks like from behind NAT64 |
 //! | `foreign` | other people's rules that stand in our way |
 //! | `kernel` | loads the text, takes it away, compares it with what is there |
-//! | `user` | the number of the forwarder's user |
+//! | `user` | the forwarder's user |
 //! | `listing` | what `nft` lists, taken apart to be compared |
 //!
 //! Everything but `kernel` and `user` is pure. Elements that come and go while the daemon runs are not put in here.
@@ -23,11 +21,9 @@ mod kernel;
 mod listing;
 mod options;
 mod passing;
-mod ranges;
 mod ruleset;
 mod script;
 pub mod sets;
-mod translation;
 mod user;
 
 pub use self::{
@@ -36,8 +32,7 @@ pub use self::{
     listing::Difference,
     options::{Mode, OnStop, Options, OwnSockets},
     ruleset::{Ruleset, free_clients},
-    translation::translated,
-    user::{NoUser, uid_of},
+    user::{NoUser, user_of},
 };
 
 /// Our table, of family `inet`. Nobody else's is ever touched.

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
+
+use crate::address::{Carriers, Family};
 
 /// Where the rules stand.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -51,8 +53,8 @@ pub struct Options {
     pub fixed: Vec<IpNet>,
     /// Strict: time servers.
     pub ntp: Vec<IpNet>,
-    /// The well-known NAT64 prefix and others.
-    pub nat64: Vec<Ipv6Net>,
+    /// The prefixes of the network's translators.
+    pub nat64: Carriers,
     /// `[organization] addresses`, open on all ports.
     pub own: Vec<IpNet>,
     /// Whose sockets are the forwarder's own.
@@ -73,13 +75,6 @@ pub struct Options {
     pub asks_system: bool,
 }
 
-/// IPv4 or IPv6: rules and sets exist for either.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Family {
-    V4,
-    V6,
-}
-
 /// The user as whom the forwarder runs where nobody says otherwise.
 pub(super) const USER: &str = "tunnelwarden";
 
@@ -95,7 +90,7 @@ impl Default for Options {
             exempt: Vec::new(),
             fixed: Vec::new(),
             ntp: Vec::new(),
-            nat64: crate::policy::KNOWN_NAT64.to_vec(),
+            nat64: Carriers::default(),
             own: Vec::new(),
             user: USER.to_owned(),
             own_sockets: OwnSockets::default(),
@@ -170,44 +165,4 @@ fn is_reachable(address: &IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     !address.is_loopback() && !link_local
-}
-
-impl Family {
-    pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    pub(super) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The word for its header.
-    pub(super) fn header(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    /// The word for the family as a whole.
-    pub(super) fn protocol(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        }
-    }
-
-    /// The type of its addresses.
-    pub(super) fn address(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4_addr",
-            Self::V6 => "ipv6_addr",
-        }
-    }
-
-    /// One of a pair of sets.
-    pub(super) fn pick(self, [v4, v6]: [&'static str; 2]) -> &'static str {
-        match self {
-            Self::V4 => v4,
-            Self::V6 => v6,
-        }
-    }
 }

@@ -5,12 +5,8 @@
 //! hook. If it comes to the end, nobody minded: the pair is noted, and the packet dropped all the same. The client
 //! sends it again a second later, and now it is turned to the gate. Nothing is open for it, whether we live or not.
 
-use super::{
-    chains::Writer,
-    options::{Family, Mode},
-    script::Chain,
-    sets,
-};
+use super::{chains::Writer, options::Mode, script::Chain, sets};
+use crate::address::Family;
 
 /// What opens a connection, and nothing else.
 const OPENING: &str = "tcp flags & (fin | syn | rst | ack) == syn";

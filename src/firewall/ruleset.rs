@@ -6,13 +6,14 @@ use ipnet::IpNet;
 
 use super::{
     chains::Chains,
-    options::{Family, Mode, Options},
-    ranges::{Range, where_it_holds, within},
+    options::{Mode, Options},
     script::{Kind, Script, Set},
     sets,
-    translation::with_translated,
 };
-use crate::policy::{Binding, Policy};
+use crate::{
+    address::{Family, Range, where_it_holds, within},
+    policy::{Binding, Policy},
+};
 
 /// A complete ruleset. Two that are equal have the same text.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -84,7 +85,7 @@ impl Filled<'_> {
         let mut sets = vec![
             Set::dynamic(named(sets::INGRESS), address.to_owned(), sets::MAX_INGRESS),
             Set::dynamic(named(sets::LEASE), lease.clone(), sets::MAX_LEASES),
-            Set::dynamic(named(sets::PORT), port, sets::MAX_INGRESS),
+            Set::dynamic(named(sets::PORT), port, sets::MAX_PORTS),
         ];
         if self.options.mode == Mode::Gateway {
             sets.push(Set::noted(named(sets::PASSED), lease, sets::MAX_PASSED, sets::PASSED_FOR));
@@ -97,12 +98,12 @@ impl Filled<'_> {
         let Options { own, fixed, ntp, nat64, resolvers, .. } = self.options;
         let resolvers: Vec<IpNet> = resolvers.iter().map(|server| server.ip().to_canonical().into()).collect();
         [
-            self.holding(sets::INGRESS_NET, &with_translated(self.policy.ingress_networks(), nat64)),
-            self.holding(sets::DOH, &with_translated(self.policy.resolver_networks(), nat64)),
-            self.holding(sets::OWN, &with_translated(own.iter().copied(), nat64)),
+            self.holding(sets::INGRESS_NET, &nat64.with_translated(self.policy.ingress_networks())),
+            self.holding(sets::DOH, &nat64.with_translated(self.policy.resolver_networks())),
+            self.holding(sets::OWN, &nat64.with_translated(own.iter().copied())),
             self.holding(sets::RESOLVER, &resolvers),
-            self.holding(sets::STATIC, &with_translated(fixed.iter().copied(), nat64)),
-            self.holding(sets::NTP, &with_translated(ntp.iter().copied(), nat64)),
+            self.holding(sets::STATIC, &nat64.with_translated(fixed.iter().copied())),
+            self.holding(sets::NTP, &nat64.with_translated(ntp.iter().copied())),
         ]
     }
 

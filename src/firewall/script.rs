@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use super::{TABLE, options::Family, ranges::Range};
+use super::TABLE;
+use crate::address::{Family, Range};
 
 /// Sets, chains and rules, in the order of the text.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -198,6 +199,41 @@ impl Chain {
 
 fn comment(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     text.lines().try_for_each(|line| writeln!(f, "# {line}"))
+}
+
+/// Rules and sets exist for either.
+impl Family {
+    /// The word for its header.
+    pub(super) fn header(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// The word for the family as a whole.
+    pub(super) fn protocol(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// The type of its addresses.
+    pub(super) fn address(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4_addr",
+            Self::V6 => "ipv6_addr",
+        }
+    }
+
+    /// One of a pair of sets.
+    pub(super) fn pick(self, [v4, v6]: [&'static str; 2]) -> &'static str {
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -44,8 +44,11 @@ pub const STATIC: [&str; 2] = ["static_v4", "static_v6"];
 /// `[firewall] ntp`.
 pub const NTP: [&str; 2] = ["ntp_v4", "ntp_v6"];
 
-/// Most elements of [`INGRESS`] and of [`PORT`].
-pub const MAX_INGRESS: u32 = 65_536;
+/// Most elements of [`INGRESS`]: as many addresses as are ever learned, each in the forms of sixteen NAT64 prefixes.
+pub const MAX_INGRESS: u32 = 262_144;
+
+/// Most elements of [`PORT`].
+pub const MAX_PORTS: u32 = 65_536;
 
 /// Most elements of [`LEASE`].
 pub const MAX_LEASES: u32 = 262_144;

@@ -27,18 +27,17 @@ pub enum NoUser {
     },
 }
 
-/// The number of the forwarder's user. It may be root on a gateway, where no program of the machine's own is held,
-/// and where a mark tells its sockets from theirs.
+/// The forwarder's user. It may be root on a gateway, where no program of the machine's own is held, and where a mark
+/// tells its sockets from theirs.
 ///
 /// # Errors
 /// [`NoUser`].
-pub fn uid_of(options: &Options) -> Result<u32, NoUser> {
+pub fn user_of(options: &Options) -> Result<User, NoUser> {
     let name = options.user.as_str();
     let found = User::from_name(name).map_err(|source| NoUser::Lookup { name: name.to_owned(), source })?;
     let user = found.ok_or_else(|| NoUser::Unknown(name.to_owned()))?;
     if user.uid.is_root() && options.mode == Mode::Host && options.own_sockets == OwnSockets::User {
-        Err(NoUser::Root(name.to_owned()))
-    } else {
-        Ok(user.uid.as_raw())
+        return Err(NoUser::Root(name.to_owned()));
     }
+    Ok(user)
 }

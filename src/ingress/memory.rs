@@ -15,7 +15,7 @@ use crate::policy::{Learned, Sighting, Source, address_list::MAX_LISTED};
 const MAX_OF_NAME: usize = 64;
 
 /// Most addresses of all sources together.
-const MAX_IN_ALL: usize = 16_384;
+pub const MAX_LEARNED: usize = 16_384;
 
 /// Everything that was learned.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Memory {
     /// Takes in what an earlier daemon knew. It is not current until an answer has it again.
     pub(super) fn recall(&mut self, entries: Vec<Entry>, exclusions: &Exclusions<'_>, now: Timestamp) {
         for Entry { address, sighting } in entries {
-            let is_full = self.count() >= MAX_IN_ALL;
+            let is_full = self.count() >= MAX_LEARNED;
             let Some(known) = self.0.get_mut(&sighting.source) else { continue };
             let last = sighting.last.min(now);
             let seen = Seen { first: sighting.first.min(last), last, current: false };
@@ -70,7 +70,7 @@ impl Memory {
 
     /// Takes in what a source says; gives back why addresses were turned away, one for each.
     pub(super) fn note(&mut self, said: &Said<'_>, exclusions: &Exclusions<'_>, now: Timestamp) -> Vec<Refusal> {
-        let mut room = MAX_IN_ALL.saturating_sub(self.count());
+        let mut room = MAX_LEARNED.saturating_sub(self.count());
         let most = most(said.source);
         let Some(known) = self.0.get_mut(said.source) else { return Vec::new() };
         if said.complete {

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::exclusions::Refusal;
 use self::learner::Learner;
+pub use self::{exclusions::Refusal, memory::MAX_LEARNED};
 use crate::{
     metrics::Metrics,
     name::DomainName,

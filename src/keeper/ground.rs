@@ -3,12 +3,13 @@
 //! The forwarder reads strangers' packets, so one day it may be somebody else's. What is decided here holds then too:
 //! it can shut nobody out but from addresses of the public Internet, and opens nothing that the rules close for good.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
 
-use super::{Terms, nat64::Translators};
+use super::Terms;
+use crate::address::{Carriers, is_public};
 
 /// The port that goes through the gate, whatever a rule says.
 const HTTPS: u16 = 443;
@@ -19,7 +20,7 @@ pub(super) struct Ground {
     spared: JointPrefixSet<IpNet>,
     ports: Vec<u16>,
     gateway: bool,
-    pub(super) translators: Translators,
+    pub(super) carriers: Carriers,
 }
 
 impl Ground {
@@ -29,7 +30,7 @@ impl Ground {
             spared: terms.spared.iter().copied().collect(),
             ports: terms.allowed_ports.iter().copied().filter(|port| *port != HTTPS).collect(),
             gateway: terms.gateway,
-            translators: Translators::new(&terms.nat64),
+            carriers: terms.nat64.clone(),
         }
     }
 
@@ -41,7 +42,8 @@ impl Ground {
     /// May an address be opened because an answer named it? Private ones may: internal names have them.
     pub(super) fn may_permit(&self, client: Option<IpAddr>, address: IpAddr) -> bool {
         let same_family = client.is_none_or(|client| client.to_canonical().is_ipv4() == address.is_ipv4());
-        same_family && self.readings(address).all(|reading| has_host(reading) && !contains(&self.untouched, reading))
+        same_family
+            && self.carriers.readings(address).all(|reading| has_host(reading) && !contains(&self.untouched, reading))
     }
 
     /// Is there a rule that opens this port of ingress addresses?
@@ -52,12 +54,7 @@ impl Ground {
     /// May an address be taken for an ingress? Never one that this network itself lives from.
     pub(super) fn may_deny(&self, address: IpAddr) -> bool {
         let lived_from = |reading| contains(&self.untouched, reading) || contains(&self.spared, reading);
-        // What carries an address is not one that anybody has, so the carried one has to be public.
-        is_public(self.translators.read(address)) && self.readings(address).all(|reading| !lived_from(reading))
-    }
-
-    fn readings(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
-        [address.to_canonical(), self.translators.read(address)].into_iter()
+        is_public(self.carriers.read(address)) && self.carriers.readings(address).all(|reading| !lived_from(reading))
     }
 }
 
@@ -76,42 +73,6 @@ pub(super) fn has_host(address: IpAddr) -> bool {
     }
 }
 
-/// Blocks of the registries of special addresses (RFC 6890) that are not the public Internet's.
-const SPECIAL_V4: [Ipv4Net; 13] = [
-    v4([0, 0, 0, 0], 8),
-    v4([10, 0, 0, 0], 8),
-    v4([100, 64, 0, 0], 10),
-    v4([127, 0, 0, 0], 8),
-    v4([169, 254, 0, 0], 16),
-    v4([172, 16, 0, 0], 12),
-    v4([192, 0, 0, 0], 24),
-    v4([192, 0, 2, 0], 24),
-    v4([192, 168, 0, 0], 16),
-    v4([198, 18, 0, 0], 15),
-    v4([198, 51, 100, 0], 24),
-    v4([203, 0, 113, 0], 24),
-    v4([224, 0, 0, 0], 3),
-];
-/// 2000::/3 is what was given out; of it, protocols, documentation and 6to4 have these.
-const PUBLIC_V6: Ipv6Net = v6([0x2000, 0], 3);
-const SPECIAL_V6: [Ipv6Net; 4] =
-    [v6([0x2001, 0], 23), v6([0x2001, 0xdb8], 32), v6([0x2002, 0], 16), v6([0x3fff, 0], 20)];
-
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !SPECIAL_V4.iter().any(|block| block.contains(&v4)),
-        IpAddr::V6(v6) => PUBLIC_V6.contains(&v6) && !SPECIAL_V6.iter().any(|block| block.contains(&v6)),
-    }
-}
-
-const fn v4([a, b, c, d]: [u8; 4], length: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
-}
-
-const fn v6([first, second]: [u16; 2], length: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), length)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -124,7 +85,7 @@ mod tests {
             gateway,
             never: networks(&["9.9.9.9/32", "203.0.114.0/28", "2620:fe::fe/128"]),
             spared: networks(&["100.1.2.0/24", "2a00:1:2:3::/64"]),
-            nat64: vec!["2a01:64::/96".parse().unwrap()],
+            nat64: Carriers::new(["2a01:64::/96".parse().unwrap()]),
             allowed_ports: vec![80, 443],
             ..Terms::default()
         })
@@ -193,7 +154,7 @@ mod tests {
         fn what_may_be_denied_is_public_and_lived_from_by_nobody(address: IpAddr) {
             let ground = ground(false);
             if ground.may_deny(address) {
-                let read = ground.translators.read(address);
+                let read = ground.carriers.read(address);
                 prop_assert!(is_public(read) && ground.may_permit(None, read) && !contains(&ground.spared, read));
             }
         }

@@ -113,16 +113,15 @@ impl Keeper {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn start(mut program: Command) -> Result<(Self, Notices, Protection), KeeperError> {
+    pub fn start(mut program: Command) -> Result<(Self, Notices), KeeperError> {
         let (requests, their_requests) = Channel::pair()?;
         let (notices, their_notices) = Channel::pair()?;
         let child = program.stdin(their_requests).stdout(their_notices).spawn()?;
         // The command keeps their ends, and while one is open here nobody hears that the keeper is gone.
         drop(program);
         let (keeper, notices) = Self::over(requests, notices);
-        let protection = notices.begin()?;
-        keeper.stands(Standing::Held(protection));
-        Ok((Self { child: Some(Mutex::new(child)), ..keeper }, notices, protection))
+        keeper.stands(Standing::Held(notices.begin()?));
+        Ok((Self { child: Some(Mutex::new(child)), ..keeper }, notices))
     }
 
     /// Speaks to a keeper that is started otherwise.

@@ -121,9 +121,9 @@ impl Leases {
     /// When the keeper did not take them all: then the client must not learn them.
     pub fn open(&self, client: IpAddr, addresses: &[IpAddr], ttl: u32, now: Instant) -> Result<u32, KeeperError> {
         let client = self.client(client);
-        let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
-        let keys: Vec<_> = asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: None }).collect();
-        self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit(client, wanted, lifetime))
+        self.open_missing((client, addresses, None), ttl, now, |missing, lifetime| {
+            self.keeper.permit(client, missing, lifetime)
+        })
     }
 
     /// Opens a port of the addresses of an answer, on addresses that are closed otherwise.
@@ -138,10 +138,9 @@ impl Leases {
         now: Instant,
     ) -> Result<u32, KeeperError> {
         let client = self.client(client);
-        let asked = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
-        let keys: Vec<_> =
-            asked.take(PERMITTED_AT_ONCE).map(|address| Key { client, address, port: Some(port) }).collect();
-        self.open_keys(&keys, ttl, now, |wanted, lifetime| self.keeper.permit_port(client, wanted, port, lifetime))
+        self.open_missing((client, addresses, Some(port)), ttl, now, |missing, lifetime| {
+            self.keeper.permit_port(client, missing, port, lifetime)
+        })
     }
 
     /// Remembers that what was opened ends at a time: then [`end_due`](Self::end_due) closes it and cuts what it let
@@ -181,36 +180,32 @@ impl Leases {
     }
 
     /// Asks the keeper for those that are not open long enough.
-    fn open_keys(
+    fn open_missing(
         &self,
-        keys: &[Key],
+        (client, addresses, port): (Option<IpAddr>, &[IpAddr], Option<u16>),
         ttl: u32,
         now: Instant,
         ask: impl FnOnce(&[IpAddr], Duration) -> Result<Done, KeeperError>,
     ) -> Result<u32, KeeperError> {
         let wanted = Duration::from_secs(u64::from(ttl)).min(LONGEST - GRACE);
-        let Some(room) = keys.first().map(|key| self.room(key.client)) else { return Ok(saturated(wanted)) };
+        let room = self.room(client);
         let age = Age { epoch: self.keeper.epoch(), room: room.load(Ordering::Relaxed) };
-        let mut shortest = wanted;
-        let mut missing: Vec<Key> = Vec::new();
-        for &key in keys {
-            match self.left(key, age, now) {
-                Some(left) if left >= wanted.max(SHORTEST) => {}
-                Some(_) | None => missing.push(key),
-            }
-        }
+        let reachable = addresses.iter().map(IpAddr::to_canonical).filter(|address| is_reachable_by(client, *address));
+        let key = |address| Key { client, address, port };
+        let is_missing =
+            |address: &IpAddr| self.left(key(*address), age, now).is_none_or(|left| left < wanted.max(SHORTEST));
+        // Where nothing is missing, which is nearly always, this takes no memory.
+        let missing: Vec<_> = reachable.take(PERMITTED_AT_ONCE).filter(is_missing).collect();
         if !missing.is_empty() {
             let lifetime = wanted.max(SHORTEST) + GRACE;
-            let addresses: Vec<_> = missing.iter().map(|key| key.address).collect();
             // What may not be opened stays as it is: it is denied, or open without this.
-            let Done { evicted, epoch, .. } = ask(&addresses, lifetime)?;
+            let Done { evicted, epoch, .. } = ask(&missing, lifetime)?;
             // What others learn of this client from here on, and not what they learned while we waited, is newer.
             let room = if evicted { room.fetch_add(1, Ordering::Relaxed).wrapping_add(1) } else { age.room };
             let open = Open { until: now + lifetime, age: Age { epoch, room } };
-            shortest = shortest.min(lifetime);
-            missing.iter().for_each(|&key| self.remember(key, open, now));
+            missing.into_iter().for_each(|address| self.remember(key(address), open, now));
         }
-        Ok(saturated(shortest))
+        Ok(saturated(wanted))
     }
 
     fn room(&self, client: Option<IpAddr>) -> &AtomicU32 {

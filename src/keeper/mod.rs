@@ -9,7 +9,7 @@
 //! | `message`, `notice`, `codec` | what is said |
 //! | `ground`, `rate`, `removal` | what may be asked, how often, and on whose word |
 //! | `book` | what is open to whom |
-//! | `nat64`, `sets` | addresses as the kernel's sets have them |
+//! | `sets` | addresses as the kernel's sets have them |
 //! | `kernel` | the table: loaded, owned, restored |
 //! | `service` | a request, carried out |
 //! | `process` | the keeper's life |
@@ -24,7 +24,6 @@ mod handle;
 mod kernel;
 mod leases;
 mod message;
-mod nat64;
 mod notice;
 mod owner;
 mod process;
@@ -38,7 +37,7 @@ mod tests;
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 
 pub use codec::Malformed;
 pub use handle::{Keeper, KeeperError, Notices, Standing};
@@ -48,6 +47,8 @@ pub use notice::{Denied, Notice, Protection, Trouble, Way};
 pub use process::run;
 pub use removal::Word;
 
+use crate::address::Carriers;
+
 /// What the configuration says to the keeper.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
@@ -55,8 +56,8 @@ pub struct Terms {
     pub script: String,
     /// Are there clients behind us, each with leases of its own? Else this machine is the only one.
     pub gateway: bool,
-    /// Translators' prefixes beside the well-known one.
-    pub nat64: Vec<Ipv6Net>,
+    /// The prefixes of the network's translators.
+    pub nat64: Carriers,
     /// Neither opened nor closed on request: our own, upstream servers', `addresses`, `static`, `exempt`.
     pub never: Vec<IpNet>,
     /// May be opened, never closed: networks of this machine's interfaces, and what half of the Internet depends on.

@@ -44,7 +44,8 @@ const LEASES_OF_HOST: usize = 16_384;
 const LEASES: usize = 250_000;
 const PORTS_OF_CLIENT: usize = 500;
 const PORTS: usize = 60_000;
-const DENIED: usize = 65_000;
+/// More than are ever learned; the IPv6 set holds each IPv4 one once for each NAT64 prefix.
+const DENIED: usize = 20_000;
 
 /// The keeper's knowledge, and the kernel's table.
 pub(super) struct Service {
@@ -75,14 +76,12 @@ impl Service {
         let kernel = Kernel::load(&terms)?;
         let ground = Ground::new(&terms);
         let of_client = if terms.gateway { LEASES_OF_CLIENT } else { LEASES_OF_HOST };
-        // Each IPv4 address is in the IPv6 set once for each translator.
-        let denied = DENIED / ground.translators.count();
         let mut service = Self {
             kernel,
             ground,
             leases: Book::new(Bounds { client: of_client, all: LEASES }),
             ports: Book::new(Bounds { client: PORTS_OF_CLIENT, all: PORTS }),
-            denied: Book::new(Bounds { client: usize::MAX, all: denied }),
+            denied: Book::new(Bounds { client: usize::MAX, all: DENIED }),
             bucket: Bucket::new(now),
             costly: Bucket::new(now),
             counts: Counts::default(),
@@ -201,12 +200,12 @@ impl Service {
     }
 
     fn is_denied(&self, address: IpAddr, now: Instant) -> bool {
-        self.denied.holds(None, whole(self.ground.translators.read(address)), now)
+        self.denied.holds(None, whole(self.ground.carriers.read(address)), now)
     }
 
     fn deny(&mut self, addresses: &[IpAddr], lifetime: u32, now: Instant) -> Skipped {
         let may = addresses.iter().filter(|address| self.ground.may_deny(**address));
-        let mut targets: Vec<_> = may.map(|address| whole(self.ground.translators.read(*address))).collect();
+        let mut targets: Vec<_> = may.map(|address| whole(self.ground.carriers.read(*address))).collect();
         targets.sort();
         targets.dedup();
         let new: Vec<_> = targets.iter().filter(|target| !self.denied.holds(None, **target, now)).copied().collect();
@@ -216,7 +215,7 @@ impl Service {
         };
         let mut coming = Elements::default();
         for (target, lifetime) in admitted.open {
-            coming.add_denied(target.address, &self.ground.translators, lifetime);
+            coming.add_denied(target.address, &self.ground.carriers, lifetime);
         }
         if let Err(refused) = self.change(&Elements::default(), &coming, now) {
             self.denied.release_all(None, &new);
@@ -230,11 +229,11 @@ impl Service {
         let mut going = Elements::default();
         let mut known = 0;
         for address in addresses {
-            let address = self.ground.translators.read(*address);
+            let address = self.ground.carriers.read(*address);
             self.uncut.remove(&address);
             if self.denied.release(None, whole(address)) {
                 known += 1;
-                going.add_denied(address, &self.ground.translators, LONGEST);
+                going.add_denied(address, &self.ground.carriers, LONGEST);
             }
         }
         self.change(&going, &Elements::default(), Instant::now())?;
@@ -289,10 +288,10 @@ impl Service {
         if uncut.is_empty() {
             return None;
         }
-        let (translators, free) = (&self.ground.translators, &self.terms.free);
+        let (carriers, free) = (&self.ground.carriers, &self.terms.free);
         let ended = end_connections(|source, destination| {
             let client = source.ip().to_canonical();
-            uncut.contains(&translators.read(destination.ip())) && !free.iter().any(|free| free.contains(&client))
+            uncut.contains(&carriers.read(destination.ip())) && !free.iter().any(|free| free.contains(&client))
         });
         ended.err().map(|error| (Trouble::Kernel, format!("connections to ingresses were not ended: {error}")))
     }
@@ -345,7 +344,7 @@ impl Service {
     fn refill(&mut self, now: Instant) -> Result<(), Failed> {
         let mut all = Elements::default();
         for (_, target, left) in self.denied.open(now) {
-            all.add_denied(target.address, &self.ground.translators, left);
+            all.add_denied(target.address, &self.ground.carriers, left);
         }
         for (client, target, left) in self.leases.open(now).chain(self.ports.open(now)) {
             all.add_lease(client, target, left);
@@ -358,7 +357,7 @@ impl Service {
         let netfilter = self.kernel.netfilter();
         for (_, target, left) in read_leases(netfilter, INGRESS, false)? {
             // The translated form of an address that is there too.
-            if self.ground.translators.read(target.address) == target.address {
+            if self.ground.carriers.read(target.address) == target.address {
                 let _ = self.denied.admit(None, &[target], left, now);
             }
         }
@@ -378,7 +377,7 @@ impl Service {
         let denied: Vec<_> = self.denied.open(now).filter(|(_, target, _)| !ground.may_deny(target.address)).collect();
         for (client, target, _) in denied {
             self.denied.release(client, target);
-            going.add_denied(target.address, &ground.translators, LONGEST);
+            going.add_denied(target.address, &ground.carriers, LONGEST);
         }
         let may = |client, target: Target| {
             ground.may_permit(client, target.address) && (target.port == 0 || ground.may_open(target.port))

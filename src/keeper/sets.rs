@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use super::{book::Target, nat64::Translators};
+use super::book::Target;
 use crate::{
+    address::Carriers,
     firewall::{
         TABLE,
         sets::{INGRESS, LEASE, PORT},
@@ -27,10 +28,10 @@ impl Elements {
     }
 
     /// An ingress address, and for an IPv4 one what translators make of it.
-    pub(super) fn add_denied(&mut self, address: IpAddr, translators: &Translators, lifetime: Duration) {
+    pub(super) fn add_denied(&mut self, address: IpAddr, carriers: &Carriers, lifetime: Duration) {
         self.add(INGRESS, address, Key::default().address(address), lifetime);
         if let IpAddr::V4(v4) = address {
-            for form in translators.forms(v4).map(IpAddr::from) {
+            for form in carriers.forms(v4).map(IpAddr::from) {
                 self.add(INGRESS, form, Key::default().address(form), lifetime);
             }
         }
@@ -92,6 +93,7 @@ fn take_address(bytes: &[u8], is_v4: bool) -> Option<(IpAddr, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::KNOWN_NAT64;
 
     #[test]
     fn what_is_put_into_a_set_is_read_from_it() {
@@ -114,9 +116,9 @@ mod tests {
     #[test]
     fn a_denied_ipv4_address_is_denied_in_its_translated_forms_too() {
         let mut elements = Elements::default();
-        let translators = Translators::new(&["2a01:64::/96".parse().unwrap()]);
-        elements.add_denied("3.124.1.2".parse().unwrap(), &translators, Duration::from_secs(1));
+        let carriers = Carriers::new(["2a01:64::/96".parse().unwrap()]);
+        elements.add_denied("3.124.1.2".parse().unwrap(), &carriers, Duration::from_secs(1));
         let counts: Vec<_> = elements.lists().iter().map(|(set, elements)| (*set, elements.len())).collect();
-        assert_eq!(counts, [("ingress_v4", 1), ("ingress_v6", 2)]);
+        assert_eq!(counts, [("ingress_v4", 1), ("ingress_v6", 1 + KNOWN_NAT64.len())]);
     }
 }

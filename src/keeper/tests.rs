@@ -16,7 +16,10 @@ use socket2::SockRef;
 
 use super::*;
 use crate::{
-    firewall::{MARK, TABLE},
+    address::KNOWN_NAT64,
+    firewall::{MARK, Mode, Options, Ruleset, TABLE, sets::INGRESS},
+    ingress::MAX_LEARNED,
+    policy::{self, plan::Plan},
     sys::{
         netlink::{
             Flow, Flows, Netfilter, Table,
@@ -28,8 +31,8 @@ use crate::{
 
 /// The sets that fill while it runs, and a rule for each of what is tested here.
 const HOST: &str = "add table inet tunnelwarden
-add set inet tunnelwarden ingress_v4 { type ipv4_addr; flags timeout; size 65536; }
-add set inet tunnelwarden ingress_v6 { type ipv6_addr; flags timeout; size 65536; }
+add set inet tunnelwarden ingress_v4 { type ipv4_addr; flags timeout; size 262144; }
+add set inet tunnelwarden ingress_v6 { type ipv6_addr; flags timeout; size 262144; }
 add set inet tunnelwarden lease_v4 { type ipv4_addr; flags timeout; size 262144; }
 add set inet tunnelwarden lease_v6 { type ipv6_addr; flags timeout; size 262144; }
 add set inet tunnelwarden port_v4 { type ipv4_addr . inet_service; flags timeout; size 65536; }
@@ -167,7 +170,7 @@ fn sockets_are_marked_where_the_rules_look_for_a_mark() {
 #[test]
 fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
     within_namespace(|| {
-        let (bed, _) = Bed::ready(Terms { nat64: vec!["2a01:64::/96".parse().unwrap()], ..terms() });
+        let (bed, _) = Bed::ready(Terms { nat64: Carriers::new(["2a01:64::/96".parse().unwrap()]), ..terms() });
         let ingress = [ip("3.124.1.2")];
         assert_eq!(bed.keeper.deny(&[ingress[0], ip("10.0.0.1"), ip("9.9.9.9")], HOUR).unwrap(), 2);
         for (set, text) in
@@ -193,7 +196,7 @@ fn a_permit_never_beats_a_deny_but_for_a_port_that_a_rule_names() {
 #[test]
 fn what_finds_no_room_is_refused_as_a_whole() {
     within_namespace(|| {
-        let script = HOST.replace("size 262144", "size 2").replace("size 65536", "size 1");
+        let script = HOST.replace("size 262144", "size 2");
         let (bed, _) = Bed::ready(Terms { script, ..terms() });
         let addresses = ["20.0.0.1", "20.0.0.2", "20.0.0.3"].map(ip);
         let permitted = bed.keeper.permit(None, &addresses, HOUR).map(|done| done.skipped);
@@ -203,6 +206,28 @@ fn what_finds_no_room_is_refused_as_a_whole() {
         assert!(!lists("lease_v4", "elements") && !lists("ingress_v4", "elements"));
         assert_eq!(bed.keeper.counts().unwrap(), Counts { failed: 2, ..Counts::default() });
         bed.keeper.permit(None, &addresses[..2], HOUR).unwrap();
+        bed.kill();
+    });
+}
+
+#[test]
+fn as_many_ingress_addresses_as_are_ever_learned_are_denied_in_all_their_forms() {
+    within_namespace(|| {
+        // The sets as they are in earnest.
+        let options = Options { mode: Mode::Host, ..Options::default() };
+        let (policy, _) = policy::compile(&Plan::default(), jiff::Timestamp::UNIX_EPOCH);
+        let script = Ruleset::new(&options, &policy.unwrap(), 65_534).unwrap().to_string();
+        let (bed, _) = Bed::ready(Terms { script, ..terms() });
+        let address = |number: u32| IpAddr::from((20 << 24 | number).to_be_bytes());
+        let all: Vec<_> = (0..u32::try_from(MAX_LEARNED).unwrap()).map(address).collect();
+        while let Err(failure) = bed.keeper.deny(&all, HOUR) {
+            // Without optimization it is slow.
+            let is_busy = matches!(failure, KeeperError::Refused(Refusal::Rate) | KeeperError::Late);
+            assert!(is_busy, "{failure:?}");
+        }
+        let mut netfilter = Netfilter::open().unwrap();
+        let found = INGRESS.map(|set| netfilter.elements(TABLE, set).unwrap().len());
+        assert_eq!(found, [all.len(), all.len() * KNOWN_NAT64.len()]);
         bed.kill();
     });
 }

@@ -11,7 +11,6 @@ use psl::Psl;
 
 use super::{
     Action, NO_PACK, Policy, RuleId, Scope,
-    addresses::NAT64_LENGTHS,
     compile::patterns_in,
     groups::canonical,
     judge::Nobody,
@@ -23,6 +22,7 @@ use super::{
     table::{Entry as PatternEntry, Found, Record, Spot, Table},
 };
 use crate::{
+    address::NAT64_LENGTHS,
     name::{DomainName, MAX_NAME, NameRef},
     problem::{Located, Place, Problem, Problems, Severity},
 };

@@ -19,6 +19,7 @@ use super::{
     table::{Entry, Spot, Table},
 };
 use crate::{
+    address::Carriers,
     name::DomainName,
     problem::{Located, Place, Problem, Problems},
 };
@@ -65,7 +66,7 @@ impl<'p> Compiler<'p> {
             selections: Vec::new(),
             exceptions: Table::default(),
             dated: Vec::new(),
-            networks: Networks::new(plan.nat64.iter().map(|prefix| prefix.value)),
+            networks: Networks::new(Carriers::new(plan.nat64.iter().map(|prefix| prefix.value))),
             on_ports: Vec::new(),
             sources: BTreeMap::new(),
             listed: BTreeMap::new(),

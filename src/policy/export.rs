@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     pattern::{Pattern, Shape},
     table::Table,
 };
-use crate::name::NameRef;
+use crate::{address::Carriers, name::NameRef};
 
 /// What is refused to the clients of some groups.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ impl Policy {
     }
 
     /// Prefixes behind which IPv4 addresses are recognised.
-    pub fn nat64(&self) -> &[Ipv6Net] {
-        &self.networks.nat64
+    pub fn carriers(&self) -> &Carriers {
+        &self.networks.carriers
     }
 
     /// Patterns of the exceptions that end after this time, and when they do.

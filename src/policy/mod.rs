@@ -37,8 +37,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 pub use self::{
-    addresses::KNOWN_NAT64,
     binding::Binding,
     compile::compile,
     explain::{Candidate, Conclusion, Decision, Explanation, Fate, Outcome, Step, Walked},
@@ -50,7 +50,6 @@ pub use self::{
     summary::{PackSummary, Summary},
     verdict::{Action, Basis, Evidence, Mode, Moment, Reason, RuleId, UnknownOnIngress, Verdict},
 };
-use self::{addresses::Networks, groups::Groups, path::Hashing, table::Table};
 use crate::name::DomainName;
 
 /// A compiled policy.
@@ -178,7 +177,7 @@ impl Policy {
 
     /// What an address is compared as: the IPv4 address that it carries, then itself.
     pub fn readings(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> + use<> {
-        self.networks.readings(address).into_iter().flatten()
+        self.networks.carriers.readings(address)
     }
 
     /// What the policy consists of, in numbers.

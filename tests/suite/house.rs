@@ -7,7 +7,7 @@ use std::{
 
 /// The layers, bottom first. A module may name only modules of the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["name", "problem", "sys"],
+    &["address", "name", "problem", "sys"],
     &["document"],
     &["metrics", "policy", "wire"],
     &["audit", "cache", "export", "firewall", "upstream"],
@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Layers up to this one are pure: no tokio, no socket, no clock, no file, no log.
-const PURE: &[&str] = &["name", "problem", "document", "metrics", "policy", "wire", "export"];
+const PURE: &[&str] = &["address", "name", "problem", "document", "metrics", "policy", "wire", "export"];
 
 #[test]
 fn imports_run_one_way() {

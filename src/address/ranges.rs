@@ -5,20 +5,22 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
-use super::options::Family;
+use super::Family;
 
 /// Addresses of one family, from one to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Range {
-    pub(super) first: IpAddr,
-    pub(super) last: IpAddr,
+pub struct Range {
+    /// The first of them.
+    pub first: IpAddr,
+    /// The last of them, which is in it.
+    pub last: IpAddr,
 }
 
 /// The addresses of a family for which `holds`, given that what holds only changes where a network begins or ends.
 /// In order, and with a gap between any two.
-pub(super) fn where_it_holds(networks: &[IpNet], family: Family, holds: impl Fn(IpAddr) -> bool) -> Vec<Range> {
+pub fn where_it_holds(networks: &[IpNet], family: Family, holds: impl Fn(IpAddr) -> bool) -> Vec<Range> {
     let mut begins = vec![0];
     for network in networks.iter().filter(|network| Family::of(network.addr()) == family) {
         begins.push(number(network.network()));
@@ -41,7 +43,7 @@ pub(super) fn where_it_holds(networks: &[IpNet], family: Family, holds: impl Fn(
 }
 
 /// The addresses of a family that some of the networks hold.
-pub(super) fn within(networks: &[IpNet], family: Family) -> Vec<Range> {
+pub fn within(networks: &[IpNet], family: Family) -> Vec<Range> {
     let fitting = networks.iter().copied().filter(|network| Family::of(network.addr()) == family);
     let mut united = IpNet::aggregate(&fitting.collect());
     united.sort_unstable_by_key(IpNet::network);
@@ -60,16 +62,21 @@ impl fmt::Display for Range {
 }
 
 impl Range {
+    /// The same as networks, none with a prefix shorter than this.
+    pub fn networks(self, shortest: u8) -> impl Iterator<Item = IpNet> {
+        let networks: Option<IpSubnets> = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some(Ipv4Subnets::new(first, last, shortest).into()),
+            (IpAddr::V6(first), IpAddr::V6(last)) => Some(Ipv6Subnets::new(first, last, shortest).into()),
+            // None is of both families.
+            _ => None,
+        };
+        networks.into_iter().flatten()
+    }
+
     /// The same as one network, where it is one.
     fn network(self) -> Option<IpNet> {
-        let (first, last) = (number(self.first), number(self.last));
-        // Which bits differ: at the end of the address, and all of them.
-        let tail = u8::try_from((first ^ last).count_ones()).ok()?;
-        let network = match self.first {
-            IpAddr::V4(first) => IpNet::V4(Ipv4Net::new(first, 32_u8.checked_sub(tail)?).ok()?),
-            IpAddr::V6(first) => IpNet::V6(Ipv6Net::new(first, 128_u8.checked_sub(tail)?).ok()?),
-        };
-        (network.network() == self.first && network.broadcast() == self.last).then_some(network)
+        let mut networks = self.networks(0);
+        networks.next().filter(|_| networks.next().is_none())
     }
 }
 
@@ -97,6 +104,7 @@ fn last(family: Family) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::{Ipv4Net, Ipv6Net};
     use proptest::prelude::*;
 
     use super::*;
