@@ -174,16 +174,26 @@ counters! {
     decisions_allowed_own = "decisions_total" { "decision=\"allowed-own\"" };
     /// What the policy said of questions, packets and connections that it knows something of.
     decisions_allowed_exception = "decisions_total" { "decision=\"allowed-exception\"" };
-    /// What was refused, or observed only, and was no question put to us, by way.
-    bypass_dns = "bypass_attempts_total" { "way=\"dns-redirected\"" };
-    /// What was refused, or observed only, and was no question put to us, by way.
-    bypass_dot = "bypass_attempts_total" { "way=\"dot\"" };
-    /// What was refused, or observed only, and was no question put to us, by way.
-    bypass_doh = "bypass_attempts_total" { "way=\"doh\"" };
-    /// What was refused, or observed only, and was no question put to us, by way.
-    bypass_address = "bypass_attempts_total" { "way=\"address\"" };
-    /// What was refused, or observed only, and was no question put to us, by way.
-    bypass_tls_gate = "bypass_attempts_total" { "way=\"tls-gate\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dns_blocked = "bypass_attempts_total" { "way=\"dns-redirected\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dns_observed = "bypass_attempts_total" { "way=\"dns-redirected\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dot_blocked = "bypass_attempts_total" { "way=\"dot\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dot_observed = "bypass_attempts_total" { "way=\"dot\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_doh_blocked = "bypass_attempts_total" { "way=\"doh\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_doh_observed = "bypass_attempts_total" { "way=\"doh\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_address_blocked = "bypass_attempts_total" { "way=\"address\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_address_observed = "bypass_attempts_total" { "way=\"address\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_tls_gate_blocked = "bypass_attempts_total" { "way=\"tls-gate\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_tls_gate_observed = "bypass_attempts_total" { "way=\"tls-gate\",decision=\"observed\"" };
     /// Replies to clients, by response code.
     responses_noerror = "responses_total" { "rcode=\"NOERROR\"" };
     /// Replies to clients, by response code.

@@ -295,16 +295,17 @@ impl Shared {
             Decision::AllowedException => &metrics.decisions_allowed_exception,
         };
         decided.increment();
-        if !matches!(decision, Decision::Blocked | Decision::Observed) {
-            return;
-        }
-        match way {
-            Way::Dns => {}
-            Way::DnsRedirected => metrics.bypass_dns.increment(),
-            Way::Dot => metrics.bypass_dot.increment(),
-            Way::Doh => metrics.bypass_doh.increment(),
-            Way::Address => metrics.bypass_address.increment(),
-            Way::TlsGate => metrics.bypass_tls_gate.increment(),
+        let ways = match way {
+            Way::Dns => return,
+            Way::DnsRedirected => [&metrics.bypass_dns_blocked, &metrics.bypass_dns_observed],
+            Way::Dot => [&metrics.bypass_dot_blocked, &metrics.bypass_dot_observed],
+            Way::Doh => [&metrics.bypass_doh_blocked, &metrics.bypass_doh_observed],
+            Way::Address => [&metrics.bypass_address_blocked, &metrics.bypass_address_observed],
+            Way::TlsGate => [&metrics.bypass_tls_gate_blocked, &metrics.bypass_tls_gate_observed],
+        };
+        match (decision, ways) {
+            (Decision::Blocked, [counter, _]) | (Decision::Observed, [_, counter]) => counter.increment(),
+            (Decision::AllowedOwn | Decision::AllowedException, _) => {}
         }
     }
 
@@ -415,7 +416,9 @@ mod tests {
             &metrics.decisions_allowed_exception,
         ];
         assert_eq!(decisions.map(Counter::value), [2, 1, 2, 0]);
-        assert_eq!([&metrics.bypass_address, &metrics.bypass_tls_gate].map(Counter::value), [1, 0]);
+        let ways =
+            [&metrics.bypass_address_blocked, &metrics.bypass_address_observed, &metrics.bypass_tls_gate_blocked];
+        assert_eq!(ways.map(Counter::value), [0, 1, 0]);
         assert_eq!(metrics.audit_attempts.value(), 3);
     }
 
