@@ -39,6 +39,31 @@ PROMETHEUS = "http://127.0.0.1:9090"
 GUARDED, PLAIN = "127.0.0.1:9053", "127.0.0.1:9054"
 VARIABLES = {"$job": "tunnelwarden", "$instance": ".+", "$__rate_interval": "10s", "$__range": "1m"}
 
+# What has to be seen of the traffic: a kind of it that nobody counts would prove nothing.
+KINDS = (
+    'questions_total{transport="udp"}',
+    'questions_total{transport="tcp"}',
+    'responses_total{rcode="NOERROR"}',
+    'responses_total{rcode="NXDOMAIN"}',
+    'responses_total{rcode="SERVFAIL"}',
+    'responses_total{rcode="REFUSED"}',
+    'decisions_total{decision="blocked"}',
+    'decisions_total{decision="observed"}',
+    'decisions_total{decision="allowed-own"}',
+    'bypass_attempts_total{way="dns-redirected",decision="blocked"}',
+    'bypass_attempts_total{way="address",decision="blocked"}',
+    'bypass_attempts_total{way="tls-gate",decision="blocked"}',
+    'gate_connections_total{outcome="refused"}',
+    "cache_hits_total",
+    "cache_misses_total",
+    "turned_away_total",
+    "upstream_failures_total",
+    "wait_seconds_count",
+    'reloads_total{outcome="loaded"}',
+    'reloads_total{outcome="refused"}',
+    "audit_attempts_total",
+)
+
 # With a firewall, and asked by one who may not; it has servers that answer, and for one zone none.
 WITH_FIREWALL = """
 [organization]
@@ -136,6 +161,9 @@ def watch(binary: Path, folder: Path) -> int:
         for door in (GUARDED, PLAIN):
             run(["promtool", "check", "metrics"], input=fetch(f"http://{door}/metrics"))
             print(f"ok  promtool check metrics, {door}")
+        for kind in KINDS:
+            until(f"counted: {kind}", lambda kind=kind: samples(f"tunnelwarden_{kind} > 0"), quiet=True)
+        print(f"ok  {len(KINDS)} kinds of traffic are counted")
         check_dashboard()
         check_rules()
     finally:
@@ -244,7 +272,7 @@ def check_dashboard() -> None:
     for title, query in queries:
         for variable, value in VARIABLES.items():
             query = query.replace(variable, value)
-        expect(f"{title}: no variable is left", "$" not in query, query)
+        expect(f"{title}: no variable is left", "$" not in query, query, quiet=True)
         until(f"{title}: {query}", lambda query=query: samples(query), quiet=True)
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
