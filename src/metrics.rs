@@ -8,6 +8,7 @@ use std::{
     cell::Cell,
     fmt,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 /// A number that only grows. Threads that count at the same time do not get in each other's way: the first [`OWNED`]
@@ -58,6 +59,53 @@ impl Default for Counter {
     }
 }
 
+/// How often something took how long.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    within: [Counter; BOUNDS.len()],
+    longer: Counter,
+    microseconds: Counter,
+}
+
+/// Upper bounds of the buckets, in microseconds, and as Prometheus reads them.
+const BOUNDS: [(u64, &str); 11] = [
+    (500, "0.0005"),
+    (1000, "0.001"),
+    (2500, "0.0025"),
+    (5000, "0.005"),
+    (10_000, "0.01"),
+    (25_000, "0.025"),
+    (50_000, "0.05"),
+    (100_000, "0.1"),
+    (250_000, "0.25"),
+    (1_000_000, "1"),
+    (2_500_000, "2.5"),
+];
+
+impl Histogram {
+    /// Once more, and it took so long.
+    pub fn observe(&self, duration: Duration) {
+        let took = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().zip(&self.within).find(|((bound, _), _)| took <= *bound);
+        bucket.map_or(&self.longer, |(_, bucket)| bucket).increment();
+        self.microseconds.add(took);
+    }
+
+    /// Samples of the text format.
+    fn write(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        let mut count = 0;
+        for ((_, bound), bucket) in BOUNDS.iter().zip(&self.within) {
+            count += bucket.value();
+            writeln!(f, "{name}_bucket{{le=\"{bound}\"}} {count}")?;
+        }
+        count += self.longer.value();
+        let microseconds = self.microseconds.value();
+        let (seconds, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
+        writeln!(f, "{name}_bucket{{le=\"+Inf\"}} {count}")?;
+        writeln!(f, "{name}_sum {seconds}.{rest:06}\n{name}_count {count}")
+    }
+}
+
 /// The number of the calling thread, for what is kept once a thread: 0 for the first that asks. None is given twice.
 pub fn this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -78,6 +126,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $( $(#[doc = $help])+ pub $field: Counter, )+
+            /// How long those questions took for which an upstream was asked.
+            pub waits: Histogram,
         }
 
         impl fmt::Display for Metrics {
@@ -94,7 +144,9 @@ macro_rules! counters {
                     writeln!(f, concat!("tunnelwarden_", $metric $(, "{{", $labels, "}}")?, " {}"), self.$field.value())?;
                 )+
                 let _ = described;
-                Ok(())
+                let (name, help) = ("tunnelwarden_wait_seconds", "Time to the reply of questions that the cache could not answer.");
+                writeln!(f, "# HELP {name} {help}\n# TYPE {name} histogram")?;
+                self.waits.write(f, name)
             }
         }
     };
@@ -114,6 +166,44 @@ counters! {
     turned_away = "turned_away_total";
     /// Questions refused by the policy.
     blocked = "blocked_total";
+    /// What the policy said of questions, packets and connections that it knows something of.
+    decisions_blocked = "decisions_total" { "decision=\"blocked\"" };
+    /// What the policy said of questions, packets and connections that it knows something of.
+    decisions_observed = "decisions_total" { "decision=\"observed\"" };
+    /// What the policy said of questions, packets and connections that it knows something of.
+    decisions_allowed_own = "decisions_total" { "decision=\"allowed-own\"" };
+    /// What the policy said of questions, packets and connections that it knows something of.
+    decisions_allowed_exception = "decisions_total" { "decision=\"allowed-exception\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dns_blocked = "bypass_attempts_total" { "way=\"dns-redirected\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dns_observed = "bypass_attempts_total" { "way=\"dns-redirected\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dot_blocked = "bypass_attempts_total" { "way=\"dot\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_dot_observed = "bypass_attempts_total" { "way=\"dot\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_doh_blocked = "bypass_attempts_total" { "way=\"doh\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_doh_observed = "bypass_attempts_total" { "way=\"doh\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_address_blocked = "bypass_attempts_total" { "way=\"address\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_address_observed = "bypass_attempts_total" { "way=\"address\",decision=\"observed\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_tls_gate_blocked = "bypass_attempts_total" { "way=\"tls-gate\",decision=\"blocked\"" };
+    /// What was refused, or observed only, and was no question put to us.
+    bypass_tls_gate_observed = "bypass_attempts_total" { "way=\"tls-gate\",decision=\"observed\"" };
+    /// Replies to clients, by response code.
+    responses_noerror = "responses_total" { "rcode=\"NOERROR\"" };
+    /// Replies to clients, by response code.
+    responses_nxdomain = "responses_total" { "rcode=\"NXDOMAIN\"" };
+    /// Replies to clients, by response code.
+    responses_servfail = "responses_total" { "rcode=\"SERVFAIL\"" };
+    /// Replies to clients, by response code.
+    responses_refused = "responses_total" { "rcode=\"REFUSED\"" };
+    /// Replies to clients, by response code.
+    responses_other = "responses_total" { "rcode=\"other\"" };
     /// Answers that became SERVFAIL because the firewall did not open their addresses.
     leases_refused = "leases_refused_total";
     /// Refused packets of which no notice was given, because there were too many.
@@ -305,6 +395,25 @@ mod tests {
             }
         });
         assert_eq!(usize::try_from(counter.value()), Ok(THREADS * TIMES));
+    }
+
+    #[test]
+    fn a_duration_is_in_every_bucket_that_is_wide_enough() {
+        let metrics = Metrics::default();
+        for microseconds in [500, 501, 3_000_000] {
+            metrics.waits.observe(Duration::from_micros(microseconds));
+        }
+        let text = metrics.to_string();
+        for sample in [
+            "bucket{le=\"0.0005\"} 1",
+            "bucket{le=\"0.001\"} 2",
+            "bucket{le=\"2.5\"} 2",
+            "bucket{le=\"+Inf\"} 3",
+            "sum 3.001001",
+            "count 3",
+        ] {
+            assert!(text.contains(&format!("\ntunnelwarden_wait_seconds_{sample}\n")), "{sample}:\n{text}");
+        }
     }
 
     #[test]

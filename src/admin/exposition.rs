@@ -6,7 +6,7 @@ use std::{
     fmt::{Display, Write as _},
 };
 
-use super::{Reading, View};
+use super::{Condition, Readiness, Reading, View, usage::Usage};
 use crate::{audit, upstream::State};
 
 /// The text exposition format.
@@ -20,6 +20,7 @@ const STATES: [(State, &str); 4] =
 pub(super) fn text(view: &View) -> String {
     let mut text = view.metrics.to_string();
     process(&mut text, view);
+    checks(&mut text, view);
     policy(&mut text, view);
     cache(&mut text, view);
     upstream(&mut text, view);
@@ -28,11 +29,32 @@ pub(super) fn text(view: &View) -> String {
 }
 
 fn process(text: &mut String, view: &View) {
-    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
-    gauge(text, "tunnelwarden_build_info", "What runs; always 1.", [(version, 1)]);
-    // The name that Prometheus' own client libraries use.
+    let revision = option_env!("TUNNELWARDEN_REVISION").unwrap_or("unknown");
+    let labels = format!("{{version=\"{}\",revision=\"{revision}\"}}", env!("CARGO_PKG_VERSION"));
+    gauge(text, "tunnelwarden_build_info", "What runs; always 1.", [(labels, 1)]);
+    // The names that Prometheus' own client libraries use.
     let started = (String::new(), view.started.as_second());
     gauge(text, "process_start_time_seconds", "When the process started, in Unix time.", [started]);
+    let Usage { processor_seconds, resident_bytes, open_files, most_files } = Usage::read();
+    let help = "Time that processors spent for the process.";
+    metric(text, "counter", "process_cpu_seconds_total", help, processor_seconds.map(unlabelled));
+    gauge(text, "process_resident_memory_bytes", "Memory that is resident.", resident_bytes.map(unlabelled));
+    gauge(text, "process_open_fds", "Open file descriptors.", open_files.map(unlabelled));
+    gauge(text, "process_max_fds", "File descriptors that may be open.", most_files.map(unlabelled));
+}
+
+/// What the page for orchestrators says, but for its reasons.
+fn checks(text: &mut String, view: &View) {
+    let readiness = Readiness::of(view);
+    let samples = readiness.checks.iter().flat_map(|check| {
+        Condition::ALL.map(|condition| {
+            let labels = format!("{{check=\"{}\",condition=\"{}\"}}", check.check, condition.as_str());
+            (labels, u8::from(condition == check.condition))
+        })
+    });
+    gauge(text, "tunnelwarden_check", "How each check of readiness comes out: 1 for that condition.", samples);
+    let ready = u8::from(readiness.is_ready());
+    gauge(text, "tunnelwarden_ready", "Whether questions are answered, as /readyz says.", plain(ready));
 }
 
 fn policy(text: &mut String, view: &View) {
@@ -90,17 +112,31 @@ fn record(text: &mut String, health: &audit::Health) {
 
 /// A sample without labels.
 fn plain<T>(value: T) -> [(String, T); 1] {
-    [(String::new(), value)]
+    [unlabelled(value)]
 }
 
-/// A gauge with its samples: labels with their braces, and the value. Left out when there are none.
+fn unlabelled<T>(value: T) -> (String, T) {
+    (String::new(), value)
+}
+
 fn gauge<T: Display>(text: &mut String, name: &str, help: &str, samples: impl IntoIterator<Item = (String, T)>) {
+    metric(text, "gauge", name, help, samples);
+}
+
+/// A metric with its samples: labels with their braces, and the value. Left out when there are none.
+fn metric<T: Display>(
+    text: &mut String,
+    kind: &str,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (String, T)>,
+) {
     let mut samples = samples.into_iter().peekable();
     if samples.peek().is_none() {
         return;
     }
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
         let _ = writeln!(text, "{name}{labels} {value}");
     }

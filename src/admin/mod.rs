@@ -8,6 +8,7 @@ mod host;
 mod page;
 mod readiness;
 mod server;
+mod usage;
 
 use std::{net::SocketAddr, sync::Arc};
 

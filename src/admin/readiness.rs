@@ -105,7 +105,7 @@ fn firewall(standing: Standing, pending: usize, age: Duration) -> Check {
             return Check::new("firewall", Condition::Failed, reason);
         }
         Standing::Held(_) => Condition::Ok,
-        Standing::Unknown | Standing::Unattended => Condition::Failed,
+        Standing::Unknown | Standing::Lost | Standing::Unattended => Condition::Failed,
         Standing::Removed => Condition::Degraded,
     };
     Check::new("firewall", condition, standing.to_string())
@@ -166,9 +166,9 @@ impl Check {
 }
 
 impl Condition {
-    const ALL: [Self; 3] = [Self::Ok, Self::Degraded, Self::Failed];
+    pub(super) const ALL: [Self; 3] = [Self::Ok, Self::Degraded, Self::Failed];
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Degraded => "degraded",

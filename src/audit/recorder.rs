@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Attempt, Decision, Health, Likeness, Options, Record,
+    Attempt, Decision, Health, Likeness, Options, Record, Way,
     seen::{Repeats, Seen},
     worker::{Outputs, Worker},
 };
@@ -157,6 +157,7 @@ impl Recorder {
     /// Puts an attempt into the queue, or counts it where the same thread has recorded one like it; own use only if the
     /// options want it. Never blocks: what a full queue turns away is counted.
     pub fn record(&self, attempt: Attempt) {
+        self.shared.count(attempt.decision, attempt.way);
         if self.shared.is_wanted(attempt.decision) {
             self.shared.with_seen(|seen| self.put(attempt, seen));
         }
@@ -167,10 +168,12 @@ impl Recorder {
     #[must_use]
     pub fn repeats(&self, likeness: &Likeness<'_>, time: Timestamp) -> bool {
         if !self.shared.is_wanted(likeness.decision) {
+            self.shared.count(likeness.decision, likeness.way);
             return true;
         }
         let is_repeat = self.shared.with_seen(|seen| seen.is_some_and(|seen| seen.count(likeness, time).is_ok()));
         if is_repeat {
+            self.shared.count(likeness.decision, likeness.way);
             self.shared.metrics.audit_attempts.increment();
         }
         is_repeat
@@ -282,6 +285,30 @@ impl Shared {
         decision != Decision::AllowedOwn || self.own_use.load(Ordering::Relaxed)
     }
 
+    /// Counts a decision, whether or not it is wanted on record.
+    fn count(&self, decision: Decision, way: Way) {
+        let metrics = &self.metrics;
+        let decided = match decision {
+            Decision::Blocked => &metrics.decisions_blocked,
+            Decision::Observed => &metrics.decisions_observed,
+            Decision::AllowedOwn => &metrics.decisions_allowed_own,
+            Decision::AllowedException => &metrics.decisions_allowed_exception,
+        };
+        decided.increment();
+        let ways = match way {
+            Way::Dns => return,
+            Way::DnsRedirected => [&metrics.bypass_dns_blocked, &metrics.bypass_dns_observed],
+            Way::Dot => [&metrics.bypass_dot_blocked, &metrics.bypass_dot_observed],
+            Way::Doh => [&metrics.bypass_doh_blocked, &metrics.bypass_doh_observed],
+            Way::Address => [&metrics.bypass_address_blocked, &metrics.bypass_address_observed],
+            Way::TlsGate => [&metrics.bypass_tls_gate_blocked, &metrics.bypass_tls_gate_observed],
+        };
+        match (decision, ways) {
+            (Decision::Blocked, [counter, _]) | (Decision::Observed, [_, counter]) => counter.increment(),
+            (Decision::AllowedOwn | Decision::AllowedException, _) => {}
+        }
+    }
+
     /// What this thread has seen, if no other is just using it.
     fn with_seen<T>(&self, act: impl FnOnce(Option<&mut Seen>) -> T) -> T {
         let shelf = self.seen.get(this_thread() % SHELVES);
@@ -327,7 +354,7 @@ mod tests {
     use std::sync::mpsc::Receiver;
 
     use super::*;
-    use crate::audit::attempt::tests::attempt;
+    use crate::{audit::attempt::tests::attempt, metrics::Counter};
 
     /// A recorder whose worker is the test.
     fn recorder_with_room_for(attempts: usize) -> (Recorder, Receiver<Message>) {
@@ -367,6 +394,32 @@ mod tests {
         assert!(recorder.repeats(&attempt.likeness(), attempt.time));
         assert_eq!((recorder.shared.metrics.audit_attempts.value(), recorder.health().lost), (6, 0));
         assert_eq!(messages.try_iter().count(), 1);
+    }
+
+    #[test]
+    fn every_decision_is_counted_on_record_or_not_and_what_went_round_us_by_its_way() {
+        let (recorder, _messages) = recorder_with_room_for(9);
+        recorder.shared.own_use.store(false, Ordering::Relaxed);
+        let dns = attempt("192.0.2.7:1", "a.example");
+        let own = Attempt { decision: Decision::AllowedOwn, way: Way::TlsGate, ..dns.clone() };
+        let denied = Attempt { decision: Decision::Observed, way: Way::Address, ..dns.clone() };
+        assert!(recorder.repeats(&own.likeness(), own.time));
+        for attempt in [&dns, &own, &denied] {
+            recorder.record(attempt.clone());
+        }
+        assert!(recorder.repeats(&dns.likeness(), dns.time));
+        let metrics = &recorder.shared.metrics;
+        let decisions = [
+            &metrics.decisions_blocked,
+            &metrics.decisions_observed,
+            &metrics.decisions_allowed_own,
+            &metrics.decisions_allowed_exception,
+        ];
+        assert_eq!(decisions.map(Counter::value), [2, 1, 2, 0]);
+        let ways =
+            [&metrics.bypass_address_blocked, &metrics.bypass_address_observed, &metrics.bypass_tls_gate_blocked];
+        assert_eq!(ways.map(Counter::value), [0, 1, 0]);
+        assert_eq!(metrics.audit_attempts.value(), 3);
     }
 
     #[tokio::test]

@@ -19,9 +19,9 @@ use jiff::Timestamp;
 
 use super::fold::{Grain, Key, Likeness, is_past};
 
-/// Attempts of one client and name that a thread knows: more than there can be folds of them, and as many as a table of
-/// 16,384 places takes.
-const MAX_CLIENTS: usize = 14_336;
+/// Attempts of one client and name that a thread knows: more than there can be folds of them. A table of 16,384 places
+/// takes 14,336, so some are left for what comes while others go.
+const MAX_CLIENTS: usize = 12_288;
 
 /// The same of a network, and of everybody: as many as there are rules, in all likelihood.
 const MAX_NETWORKS: usize = 4096;
@@ -96,7 +96,14 @@ impl Seen {
         let grain = repeats.grain;
         let hash = likeness.hash(grain, &self.hashing);
         let known = Known { hash, key: Key::new(likeness, grain), since: time, tally: Arc::clone(&repeats.tally) };
-        self.table(grain).insert_unique(hash, known, |known| known.hash);
+        let table = self.table(grain);
+        // Places of what was forgotten are not all free again, and a table without a free one doubles: one of the same size
+        // takes over instead.
+        if table.len() == table.capacity() && table.len() > most(grain) / 2 {
+            let full = std::mem::replace(table, HashTable::with_capacity(most(grain)));
+            full.into_iter().for_each(|known| drop(table.insert_unique(known.hash, known, |known| known.hash)));
+        }
+        table.insert_unique(hash, known, |known| known.hash);
     }
 
     fn table(&mut self, grain: Grain) -> &mut HashTable<Known> {
@@ -108,11 +115,7 @@ impl Seen {
     }
 
     fn has_room(&mut self, grain: Grain, now: Timestamp) -> bool {
-        let most = match grain {
-            Grain::Client => MAX_CLIENTS,
-            Grain::Network => MAX_NETWORKS,
-            Grain::Everybody => MAX_EVERYBODY,
-        };
+        let most = most(grain);
         if self.table(grain).len() >= most && now.duration_since(self.forgot_at).unsigned_abs() >= FORGET_EVERY {
             self.forgot_at = now;
             for table in [&mut self.clients, &mut self.networks, &mut self.everybody] {
@@ -120,6 +123,15 @@ impl Seen {
             }
         }
         self.table(grain).len() < most
+    }
+}
+
+/// What a thread knows of a grain at most.
+fn most(grain: Grain) -> usize {
+    match grain {
+        Grain::Client => MAX_CLIENTS,
+        Grain::Network => MAX_NETWORKS,
+        Grain::Everybody => MAX_EVERYBODY,
     }
 }
 
@@ -262,6 +274,23 @@ mod tests {
         // A minute later there is room again.
         assert!(see(&mut seen, at(60), &attempt("192.0.2.1:1", "new.example")).is_some());
         assert_eq!((seen.clients.len(), seen.networks.len()), (1, 0));
+    }
+
+    #[test]
+    fn however_long_attempts_come_and_go_the_table_stays_as_large() {
+        let mut seen = Seen::default();
+        let mut queued = std::collections::VecDeque::new();
+        for number in 0..3 * MAX_CLIENTS {
+            if seen.clients.len() == MAX_CLIENTS {
+                // The worker lets go of the oldest, which is heard at its next repeat.
+                let oldest = number - MAX_CLIENTS;
+                drop(queued.pop_front());
+                let gone = attempt("192.0.2.1:1", &format!("n{oldest}.example"));
+                assert_eq!(seen.count(&gone.likeness(), at(0)), Err(Some(Grain::Client)));
+            }
+            queued.extend(see(&mut seen, at(0), &attempt("192.0.2.1:1", &format!("n{number}.example"))));
+        }
+        assert!(seen.clients.len() == MAX_CLIENTS && seen.clients.capacity() <= 14_336, "{}", seen.clients.capacity());
     }
 
     #[test]

@@ -206,6 +206,7 @@ fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Record
                 metrics.firewall_restored.increment();
                 tracing::warn!("somebody else changed table inet tunnelwarden; it is as it was");
             }
+            Notice::Lost => keeper.stands(Standing::Lost),
             // Every question may meet the same one.
             Notice::Trouble { trouble, .. }
                 if said.is_some_and(|(last, at)| last == trouble && at.elapsed() < QUIET) => {}

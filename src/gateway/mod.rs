@@ -118,6 +118,7 @@ pub struct Waiting {
     in_force: Arc<InForce>,
     pass: Pass,
     stale: Option<Found>,
+    since: Instant,
     _permit: Permit,
 }
 
@@ -224,7 +225,7 @@ impl Gateway {
             return Step::Silence;
         }
         let admission = self.access.admits(asker.via.unwrap_or_else(|| asker.client.ip()));
-        match peeked {
+        let step = match peeked {
             Peeked::Silence(_) => Step::Silence,
             Peeked::Question(question) => self.take(packet, &question, asker, admission, reply),
             Peeked::Fault { header, .. } if admission == Admission::Refused => self.turn_away(header, None, reply),
@@ -233,7 +234,9 @@ impl Gateway {
                 reply::fault(header, rcode, reply);
                 Step::Reply
             }
-        }
+        };
+        self.count(&step, reply);
+        step
     }
 
     /// Asks the upstream, judges the answer and gives the reply; `None` is silence.
@@ -273,7 +276,20 @@ impl Gateway {
         said: Result<Arc<upstream::Reply>, Failure>,
         reply: &mut Vec<u8>,
     ) -> Option<Step> {
-        let Waiting { packet, asker, in_force: before, pass, stale, _permit } = waiting;
+        let since = waiting.since;
+        let step = self.conclude_uncounted(waiting, said, reply)?;
+        self.metrics.waits.observe(since.elapsed());
+        self.count(&step, reply);
+        Some(step)
+    }
+
+    fn conclude_uncounted(
+        &self,
+        waiting: Waiting,
+        said: Result<Arc<upstream::Reply>, Failure>,
+        reply: &mut Vec<u8>,
+    ) -> Option<Step> {
+        let Waiting { packet, asker, in_force: before, pass, stale, since: _, _permit } = waiting;
         let mut buffer = NameBuffer::new();
         let question = question_in(&packet, &mut buffer)?;
         let in_force = self.in_force.load();
@@ -416,6 +432,7 @@ impl Gateway {
             in_force: Arc::clone(in_force),
             pass,
             stale: found,
+            since: now,
             _permit: permit,
         }))
     }

@@ -63,6 +63,19 @@ impl Gateway {
         Step::Reply
     }
 
+    /// Counts a reply by the response code in its header, which is in the fourth byte (RFC 1035, section 4.1.1).
+    pub(super) fn count(&self, step: &Step, reply: &[u8]) {
+        let (Step::Reply, Some(flags)) = (step, reply.get(3)) else { return };
+        let counter = match Rcode(u16::from(flags & 0x0f)) {
+            Rcode::NOERROR => &self.metrics.responses_noerror,
+            Rcode::NXDOMAIN => &self.metrics.responses_nxdomain,
+            Rcode::SERVFAIL => &self.metrics.responses_servfail,
+            Rcode::REFUSED => &self.metrics.responses_refused,
+            _ => &self.metrics.responses_other,
+        };
+        counter.increment();
+    }
+
     /// SERVFAIL with the reason.
     pub(super) fn fail(&self, case: &Case<'_>, trouble: Trouble, note: &mut Note, reply: &mut Vec<u8>) -> Step {
         let text = match trouble {

@@ -77,6 +77,8 @@ pub enum Standing {
     Unknown,
     /// It is in force.
     Held(Protection),
+    /// Somebody else changed it, and it could not be put back so far.
+    Lost,
     /// It was taken away on request.
     Removed,
     /// The keeper has ended: the table is as it was, and nothing in it changes any more.
@@ -101,6 +103,7 @@ impl fmt::Display for Standing {
             Self::Held(Protection::Watched) => {
                 "in force; what others change is put back (this kernel has no owners of tables, or another loaded it)"
             }
+            Self::Lost => "not in force: somebody else changed it, and it cannot be put back; it is tried again",
             Self::Removed => "taken away on request",
             Self::Unattended => "as it was left: its keeper has ended",
         })
@@ -391,7 +394,12 @@ impl Notices {
         loop {
             match self.next(deadline)? {
                 Some(Notice::Ready(protection)) => return Ok(protection),
-                Some(Notice::Trouble { trouble: Trouble::Unseen, .. } | Notice::Denied(_) | Notice::Restored) => {}
+                Some(
+                    Notice::Trouble { trouble: Trouble::Unseen, .. }
+                    | Notice::Denied(_)
+                    | Notice::Restored
+                    | Notice::Lost,
+                ) => {}
                 Some(Notice::Trouble { trouble, words }) => return Err(KeeperError::Unable { trouble, words }),
                 None => return Err(KeeperError::Gone),
             }

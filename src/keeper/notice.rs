@@ -18,6 +18,8 @@ pub enum Notice {
     Denied(Denied),
     /// Somebody else changed the table; it is as it was.
     Restored,
+    /// Somebody else changed the table, and it could not be put back so far.
+    Lost,
     /// Something does not work.
     Trouble {
         /// What.
@@ -125,6 +127,7 @@ impl Notice {
                 .maybe(denied.user.map(u64::from))
                 .number(denied.suppressed),
             Self::Restored => kind(3),
+            Self::Lost => kind(5),
             Self::Trouble { trouble, words } => kind(4).byte(*trouble as u8).text(words, WORDS),
         };
         writer.finish()
@@ -144,6 +147,7 @@ impl Notice {
                 trouble: numbered(&Trouble::ALL, reader.byte()?, |one| one as u8)?,
                 words: reader.text(WORDS)?,
             },
+            5 => Self::Lost,
             _ => return Err(Malformed),
         };
         reader.finish(notice)
@@ -233,6 +237,7 @@ mod tests {
                 .prop_map(|(trouble, words)| Notice::Trouble { trouble, words }),
             prop::sample::select(vec![
                 Notice::Restored,
+                Notice::Lost,
                 Notice::Ready(Protection::Owned),
                 Notice::Ready(Protection::Watched)
             ]),

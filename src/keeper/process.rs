@@ -78,6 +78,8 @@ struct Life {
     /// When connections are looked through, and when ended leases are dropped.
     cut_at: Option<Instant>,
     sweep_at: Instant,
+    /// Was it told that the table is not as it should be?
+    told_lost: bool,
 }
 
 /// What comes next.
@@ -94,7 +96,8 @@ impl Life {
         });
         teller.tell(&Notice::Ready(service.protection()));
         let tally = Tally::from(&service.counted());
-        Self { service, requests, teller, log: log.ok(), tally, cut_at: None, sweep_at: Instant::now() + SWEEP }
+        let sweep_at = Instant::now() + SWEEP;
+        Self { service, requests, teller, log: log.ok(), tally, cut_at: None, sweep_at, told_lost: false }
     }
 
     fn live(mut self, terms: &mut impl FnMut() -> Result<Terms, String>) -> Result<(), Trouble> {
@@ -117,7 +120,7 @@ impl Life {
         let log = self.log.as_ref().map(|log| log.as_fd());
         let fds = [log, Some(self.requests.as_fd()), self.service.watched()];
         let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let until = self.cut_at.map_or(self.sweep_at, |cut| cut.min(self.sweep_at));
+        let until = [self.cut_at, self.service.mend_at()].into_iter().flatten().fold(self.sweep_at, Instant::min);
         match poll(&mut fds, timeout(Some(until))) {
             Ok(_) => Ok(log.is_some() && fds.first().and_then(PollFd::any) == Some(true)),
             Err(Errno::EINTR) => Ok(false),
@@ -130,9 +133,18 @@ impl Life {
             Ok(true) => {
                 self.teller.tell(&Notice::Restored);
                 self.teller.tell(&Notice::Ready(self.service.protection()));
+                self.told_lost = false;
             }
             Ok(false) => {}
             Err((trouble, words)) => self.teller.tell_trouble(trouble, &words),
+        }
+        // A change of the sets may have found it gone, or put it back.
+        let is_lost = self.service.mend_at().is_some();
+        if is_lost != self.told_lost {
+            let notice = if is_lost { Notice::Lost } else { Notice::Ready(self.service.protection()) };
+            if self.teller.tell(&notice) {
+                self.told_lost = is_lost;
+            }
         }
     }
 

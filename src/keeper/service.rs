@@ -37,6 +37,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_DENIED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What looks through every connection or process of the machine, or has `nft` run, costs as much as this many others.
 const COSTLY: u32 = 100;
+/// How long after it failed putting the table back is tried again.
+const MEND: Duration = Duration::from_secs(1);
 /// One of many clients, or the one that this machine is.
 const LEASES_OF_CLIENT: usize = 2000;
 const LEASES_OF_HOST: usize = 16_384;
@@ -63,6 +65,8 @@ pub(super) struct Service {
     uncut: HashSet<IpAddr>,
     owners: Option<Owners>,
     is_removed: bool,
+    /// The table is not as it should be, and this is when putting it back is tried again.
+    mend_at: Option<Instant>,
     /// See [`Done::epoch`].
     epoch: u32,
 }
@@ -88,6 +92,7 @@ impl Service {
             uncut: HashSet::new(),
             owners: Owners::open().ok(),
             is_removed: false,
+            mend_at: None,
             epoch: 0,
             terms,
         };
@@ -327,17 +332,25 @@ impl Service {
 
     /// Puts the table and everything in it back, as far as somebody else changed it. Tells whether that was so.
     pub(super) fn restore_if_changed(&mut self) -> Result<bool, Failed> {
-        let changed = !self.is_removed && self.kernel.was_changed()?;
+        let now = Instant::now();
+        let is_due = self.mend_at.is_some_and(|at| at <= now);
+        let changed = !self.is_removed && (is_due || self.kernel.was_changed()?);
         if changed {
-            self.restore(Instant::now())?;
+            self.restore(now)?;
         }
         Ok(changed)
     }
 
+    /// When putting the table back is tried again, where that failed: until then it is not as it should be.
+    pub(super) fn mend_at(&self) -> Option<Instant> {
+        self.mend_at
+    }
+
     fn restore(&mut self, now: Instant) -> Result<(), Failed> {
-        self.kernel.restore(&self.terms)?;
-        self.counts.restored += 1;
-        self.refill(now)
+        let restored = self.kernel.restore(&self.terms).and_then(|()| self.refill(now));
+        self.mend_at = restored.is_err().then(|| Instant::now() + MEND);
+        self.counts.restored += u64::from(restored.is_ok());
+        restored
     }
 
     /// Puts everything that is open or denied into the sets.
@@ -408,6 +421,7 @@ impl Service {
             let lost = if failed.0 == Trouble::NotAsLoaded { self.restore(now).err() } else { None };
             return Err(refused(lost.unwrap_or(failed)));
         }
+        self.mend_at = None;
         self.ground = Ground::new(&terms);
         self.terms = terms;
         self.withdraw(now);
@@ -421,6 +435,7 @@ impl Service {
         self.epoch = self.epoch.wrapping_add(1);
         self.kernel.remove().map_err(|failed| (Refusal::Kernel, Some(failed)))?;
         self.is_removed = true;
+        self.mend_at = None;
         Ok(0)
     }
 

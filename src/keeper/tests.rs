@@ -2,8 +2,10 @@
 
 use std::{
     fs::File,
+    io::Write as _,
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     os::{fd::AsFd as _, unix::net::UnixStream},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -351,6 +353,31 @@ fn a_table_that_cannot_be_owned_is_restored_with_all_that_was_in_it() {
         // One that was made anew is owned, where that can be.
         let table = Netfilter::open().unwrap().table(TABLE).unwrap().unwrap();
         assert_eq!(table.owner.is_some(), owns());
+        bed.kill();
+    });
+}
+
+#[test]
+fn a_table_that_cannot_be_put_back_is_told_and_tried_again() {
+    within_namespace(|| {
+        if !owns() {
+            return; // Nobody can keep it from us.
+        }
+        nft("add table inet tunnelwarden").unwrap();
+        let (bed, _) = Bed::ready(terms());
+        bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
+        // Its table is its own while it runs.
+        let mut other = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut says = other.stdin.take().unwrap();
+        writeln!(says, "delete table inet tunnelwarden; add table inet tunnelwarden {{ flags owner; }}").unwrap();
+        let trouble = bed.next();
+        assert!(matches!(trouble, Notice::Trouble { trouble: Trouble::TableTaken, .. }), "{trouble:?}");
+        assert_eq!(bed.next(), Notice::Lost);
+        drop(says);
+        other.wait().unwrap();
+        let later = std::iter::repeat_with(|| bed.next()).find(|notice| !matches!(notice, Notice::Trouble { .. }));
+        assert_eq!(later, Some(Notice::Restored));
+        assert!(lists("ingress_v4", "3.124.1.2"));
         bed.kill();
     });
 }

@@ -335,6 +335,7 @@ fn read_exposition(text: &str) -> Metrics {
             assert!(help.ends_with('.') && !help.contains('\\'), "{line}");
             let kind = lines.next().and_then(|line| line.strip_prefix(&format!("# TYPE {name} "))).unwrap();
             assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{name} is a {kind}");
             let earlier = metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
             assert!(earlier.is_none(), "{name} comes twice");
             assert!(lines.peek().is_some_and(|next| next.starts_with(name)), "{name} has no sample");
@@ -343,6 +344,9 @@ fn read_exposition(text: &str) -> Metrics {
         }
         let (named, value) = line.rsplit_once(' ').unwrap();
         let (name, labels) = named.split_once('{').unwrap_or((named, "}"));
+        let is_histogram = metrics.get(&current).is_some_and(|(kind, _)| kind == "histogram");
+        let parts = ["_bucket", "_sum", "_count"].iter().filter(|_| is_histogram);
+        let name = parts.filter_map(|part| name.strip_suffix(part)).next().unwrap_or(name);
         assert_eq!(name, current, "samples of one metric stand together, below what describes it");
         assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
         for label in labels.strip_suffix('}').unwrap().split(',').filter(|label| !label.is_empty()) {
@@ -351,7 +355,10 @@ fn read_exposition(text: &str) -> Metrics {
                 value.len() > 2 && value.starts_with('"') && value.ends_with('"') && !value.contains('\\'),
                 "{line}"
             );
-            metrics.get_mut(name).unwrap().1.insert(key.to_owned());
+            // The bound of a bucket is the format's.
+            if key != "le" {
+                metrics.get_mut(name).unwrap().1.insert(key.to_owned());
+            }
         }
         assert!(value.parse::<f64>().is_ok(), "{line}");
         assert!(series.insert(named.to_owned()), "{named} comes twice");

@@ -88,6 +88,25 @@ fn every_link_between_documents_leads_to_a_file_and_a_heading_in_it() {
     assert!(count > 3, "only {count} links were found");
 }
 
+#[test]
+fn every_alert_leads_to_a_heading_below_which_it_has_a_row_and_every_row_is_of_one() {
+    let rules = fs::read_to_string(root().join("deploy/monitoring/alerts.yml")).unwrap();
+    let values = |key: &str| rules.lines().filter_map(|line| line.trim().strip_prefix(key)).collect::<Vec<_>>();
+    let (alerts, runbooks) = (values("- alert: "), values("runbook: "));
+    assert!(alerts.len() > 10 && alerts.len() == runbooks.len(), "{alerts:?} {runbooks:?}");
+    let document = fs::read_to_string(root().join("docs/operating.md")).unwrap();
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `Tunnelwarden")?.split('`').next());
+    let rows: BTreeSet<_> = rows.map(|name| format!("Tunnelwarden{name}")).collect();
+    assert_eq!(rows, alerts.iter().map(|&alert| alert.to_owned()).collect());
+    for (alert, runbook) in alerts.iter().zip(runbooks) {
+        let heading = runbook.strip_prefix("docs/operating.md#").unwrap();
+        let mut sections = document.split("\n#").map(|section| section.split_once('\n').unwrap_or((section, "")));
+        let section = sections.find(|(title, _)| anchor(title) == heading).map(|(_, text)| text);
+        let row = format!("\n| `{alert}` |");
+        assert!(section.is_some_and(|text| text.contains(&row)), "{alert}: {runbook}");
+    }
+}
+
 /// The anchor that a heading is given where Markdown is shown.
 fn anchor(heading: &str) -> String {
     let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
