@@ -235,7 +235,8 @@ fn connections_that_the_server_closed_for_being_idle_cost_no_answer() {
     for speech in BOTH {
         let (first, second) = (names(60, "a"), names(60, "b"));
         let mut manner = Manner::new(speech, &zone_with(&[first.as_slice(), &second].concat()));
-        manner.idle = Duration::from_millis(300);
+        // Longer than a busy machine takes for the names.
+        manner.idle = Duration::from_secs(2);
         let server = Encrypted::start(&authority, manner);
         let daemon = daemon(&authority, &[uri(speech, server.address())]);
         for names in [first, second] {

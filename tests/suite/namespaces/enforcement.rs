@@ -81,7 +81,7 @@ pub fn ways_to_find(host: Host, family: Family) -> [(String, bool); 2] {
 pub fn ssh(from: Vantage<'_>, family: Family, hosts: &str) -> Output {
     let options = "-F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
     let target = format!("v2@{DEFAULT}");
-    let mut command = vec!["ssh", family.of(["-4", "-6"]), "-o", "ConnectTimeout=5", "-R", "443:localhost:80"];
+    let mut command = vec!["ssh", family.of(["-4", "-6"]), "-o", "ConnectTimeout=10", "-R", "443:localhost:80"];
     command.extend(options.split(' '));
     command.extend([&target, "http"]);
     from.run_resolving(Host::PublicResolver.address(family), hosts, &command)

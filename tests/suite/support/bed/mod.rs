@@ -138,7 +138,7 @@ impl Vantage<'_> {
         let path = folder.path().to_str().unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         let files = [
-            ("resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:1\n")),
+            ("resolv.conf", format!("nameserver {resolver}\noptions timeout:5 attempts:1\n")),
             ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n{hosts}")),
             ("nsswitch.conf", "hosts: files dns\npasswd: files\ngroup: files\n".to_owned()),
         ];

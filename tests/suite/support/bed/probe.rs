@@ -55,8 +55,9 @@ trait Duplex: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Duplex for T {}
 
-/// After how long without an answer there is none. A lost first packet is sent again after one second.
-const SILENCE: Duration = Duration::from_millis(2500);
+/// After how long without an answer there is none. A lost first packet is sent again after one second, the second one
+/// after two more, and a busy machine takes its time between them.
+const SILENCE: Duration = Duration::from_secs(6);
 
 /// Any server that speaks first ignores it, and any other answers it.
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
