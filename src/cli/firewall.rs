@@ -27,7 +27,7 @@ enum Action {
     Show(Show),
     /// Put the rules in force, in place of those of before; what was learned and leased stays
     #[command(after_help = "Exit codes: 0 in force; 1 nothing was changed; 5 not permitted.")]
-    Apply,
+    Apply(Apply),
     /// Compare the kernel's rules with those that the configuration asks for
     #[command(after_help = "Exit codes: 0 the same; 4 they differ, or there are none; 5 not permitted.")]
     Status,
@@ -41,6 +41,13 @@ struct Show {
     /// Take this number for the user of [firewall] user, who need not exist then
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     uid: Option<u32>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Apply {
+    /// Where [firewall] mode is "off", there is nothing to do, and that is no failure
+    #[arg(long)]
+    if_any: bool,
 }
 
 /// What `status` tells a machine.
@@ -59,7 +66,14 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
             anstream::print!("{}", ruleset(&load(common)?, *uid)?);
             Ok(Exit::Done)
         }
-        Action::Apply => apply(&load(common)?, common),
+        Action::Apply(Apply { if_any }) => {
+            let config = load(common)?;
+            if *if_any && config.firewall.mode == Mode::Off {
+                anstream::println!("there are no rules to apply: [firewall] mode is \"off\"");
+                return Ok(Exit::Done);
+            }
+            apply(&config, common)
+        }
         Action::Status => status(&load(common)?, common),
         Action::Remove => remove(common),
     }

@@ -6,6 +6,7 @@ pub mod guard;
 mod reload;
 mod state;
 mod watch;
+mod watchdog;
 
 use std::{
     io,
@@ -38,7 +39,7 @@ use crate::{
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
-    listen::{Doors, House, Serving, open_admin},
+    listen::{Doors, Given, House, Serving, open_admin},
     metrics::Metrics,
     sys::memory,
     upstream::{Lanes, Outlet, Surroundings, Upstream},
@@ -75,6 +76,8 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// What enforces, where a firewall is configured.
     pub guard: Option<Guard>,
+    /// Sockets that systemd opened.
+    pub given: Given,
 }
 
 /// Everything that runs.
@@ -99,11 +102,11 @@ struct Running {
 /// # Errors
 /// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
 pub async fn run(setup: Setup) -> anyhow::Result<()> {
-    let Setup { config_path, read_at, loaded, config, state_dir, guard } = setup;
+    let Setup { config_path, read_at, loaded, config, state_dir, guard, given } = setup;
     // Before anything else is opened, so that a stop during the start is not lost.
     let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
-    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard), &metrics)?;
+    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard, given), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
     running.tasks.spawn(tell_ready(running.enforcement.is_some().then(|| running.ingress.progress())));
@@ -174,15 +177,15 @@ fn start(
     config_path: Option<PathBuf>,
     loaded: &Loaded,
     config: Config,
-    (state_dir, guard): (&Path, Option<Guard>),
+    (state_dir, guard, mut given): (&Path, Option<Guard>, Given),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
     let started = Timestamp::now();
     let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
-    let doors = Doors::open(&config.listen)?;
+    let doors = Doors::open(&config.listen, &mut given)?;
     let gate = guard.is_some().then(|| Gate::open(&config.firewall.gate())).transpose()?;
-    let admin = open_admin(config.listen.admin)?;
+    let admin = open_admin(config.listen.admin, &mut given)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
     let outlet = guard.as_ref().map(|guard| outlet_by(config.firewall.own_sockets, &guard.keeper)).unwrap_or_default();
@@ -208,7 +211,8 @@ fn start(
     let keeper = guard.as_ref().map(|guard| Arc::clone(&guard.keeper));
     let asked =
         Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), keeper: keeper.clone(), commands: sender };
-    tasks.spawn(control::serve(&socket, asked, Arc::clone(metrics), stop.clone())?);
+    tasks.spawn(control::serve(&socket, given.unix(&socket), asked, Arc::clone(metrics), stop.clone())?);
+    given.all_taken()?;
 
     let leases = keeper.map(|keeper| Arc::new(Leases::new(keeper, keyed_by(config.firewall.mode))));
     let gateway = Arc::new(Gateway::new(
@@ -225,6 +229,7 @@ fn start(
     let skipped = doors.skipped().to_vec();
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
+    tasks.spawn(watchdog::keep(doors.pulse(), stop.clone()));
     let enforcement = match (guard, gate, leases.clone()) {
         (Some(guard), Some(gate), Some(leases)) => {
             let watched = firewall::Watched {
