@@ -122,6 +122,10 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                     running.recorder.reopen().await;
                     Cause::Signal
                 }
+                Heard::Reopen => {
+                    running.recorder.reopen().await;
+                    continue;
+                }
             },
             () = watch.changed() => Cause::Files,
             () = keeper_gone(&mut running.enforcement) => {
@@ -355,6 +359,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user_1: Signal,
 }
 
 /// What a signal asks for.
@@ -363,6 +368,8 @@ enum Heard {
     Stop,
     /// SIGHUP.
     HangUp,
+    /// SIGUSR1.
+    Reopen,
 }
 
 impl Signals {
@@ -372,6 +379,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hang_up: listen(SignalKind::hangup())?,
+            user_1: listen(SignalKind::user_defined1())?,
         })
     }
 
@@ -380,6 +388,7 @@ impl Signals {
             _ = self.terminate.recv() => Heard::Stop,
             _ = self.interrupt.recv() => Heard::Stop,
             _ = self.hang_up.recv() => Heard::HangUp,
+            _ = self.user_1.recv() => Heard::Reopen,
         }
     }
 }
