@@ -28,9 +28,10 @@ if [[ ${1:-} == --boot ]]; then
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     # A way for questions to strangers, so that there is something to turn.
     ip link set lo up
-    ip link add eth0 type dummy
+    ip link add eth0 type veth peer name far
     ip address add 192.0.2.2/24 dev eth0
     ip link set eth0 up
+    ip link set far up
     ip route add default via 192.0.2.1
     exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /lib/systemd/systemd
 fi
@@ -88,6 +89,7 @@ says() { # says WORDS COMMAND..: what the command prints contains WORDS
 }
 
 fails() { ! "$@"; }
+is_gone() { [[ -z $(keeper) ]]; }
 
 # becomes WHAT COMMAND..: the command succeeds before long.
 becomes() {
@@ -108,6 +110,9 @@ is() { [[ $1 == "$2" ]]; }
 property() { inside systemctl show --value -p "$1" "${2:-tunnelwarden.service}"; }
 pid() { property MainPID; }
 rights() { inside sed -n 's/^CapEff:\t//p' "/proc/$1/status"; }
+# Where there is none, no number.
+keeper() { inside systemctl show --value -p MainPID 'tunnelwarden-keeper@*' | tail -1; }
+signal() { inside sh -c "kill -$1 $2"; }
 owner() { inside stat -c '%U:%G %a' "$1"; }
 installs() { inside env DEBIAN_FRONTEND=noninteractive apt-get install -y -o Dpkg::Options::=--force-confold "$@"; }
 
@@ -125,7 +130,7 @@ dpkg-deb -R "$package" "$work/later"
 sed -i 's/^Version: .*/Version: 9.9.9-1/' "$work/later/DEBIAN/control"
 echo '# of a later version' >>"$work/later/etc/tunnelwarden/tunnelwarden.toml"
 (cd "$work/later" && find etc usr -type f -exec md5sum {} + >DEBIAN/md5sums)
-dpkg-deb --build --root-owner-group "$work/later" "$root/root/later.deb" >/dev/null
+dpkg-deb -Zgzip --build --root-owner-group "$work/later" "$root/root/later.deb" >/dev/null
 
 # Its systemd is to have a part of the machine's control groups and nothing else.
 mount -t cgroup2 cgroup2 "$work/cgroup"
@@ -212,7 +217,7 @@ inside systemctl daemon-reload
 inside systemctl restart tunnelwarden
 sleep 3
 holds "who is well is left alone" is "$(property NRestarts)" 0
-inside kill -STOP "$(pid)"
+signal STOP "$(pid)"
 becomes "who hangs is started anew" eval 'is "$(property NRestarts)" 1 && refused'
 rm -r "$root/etc/systemd/system/tunnelwarden.service.d"
 
@@ -241,13 +246,13 @@ inside systemctl restart tunnelwarden
 holds "whoever is asked, the answer is ours" refused @192.0.2.99
 holds "the rules are those of the configuration" inside tunnelwarden firewall status --state-dir /var/lib/tunnelwarden
 holds "the forwarder has no more rights than before" is "$(rights "$(pid)")" 0000000000000400
-keeper=$(inside pgrep -f 'tunnelwarden keeper')
-holds "the keeper has one" is "$(rights "$keeper")" 0000000000001000
-inside kill -KILL "$keeper"
+first=$(keeper)
+holds "the keeper has one" is "$(rights "$first")" 0000000000001000
+signal KILL "$first"
 becomes "without its keeper the forwarder begins anew, with another" \
-    eval 'inside pgrep -f "tunnelwarden keeper" && refused @192.0.2.99'
+    eval '[[ $(keeper) =~ ^[1-9] && $(keeper) != "$first" ]] && refused @192.0.2.99'
 inside systemctl stop tunnelwarden
-becomes "the keeper ends with it" fails inside pgrep -f 'tunnelwarden keeper'
+becomes "the keeper ends with it" is_gone
 holds "and DNS stays closed" fails says 'status:' ask @192.0.2.99 example.com
 
 # As after a start of the machine.
@@ -274,7 +279,7 @@ holds "answering" refused @192.0.2.99
 holds "what was tried is on record" says connect.eu.ngrok-agent.com \
     inside tunnelwarden attempts --state-dir /var/lib/tunnelwarden
 holds "it is removed" inside env DEBIAN_FRONTEND=noninteractive apt-get remove -y tunnelwarden
-holds "nobody runs" fails inside pgrep -u tunnelwarden
+holds "nobody runs" is "$(inside find /proc -maxdepth 1 -user tunnelwarden)" ''
 holds "no rule is left" is "$(inside nft list tables)" ''
 holds "the configuration stays" cmp "$config" "$work/changed"
 holds "the record stays" inside test -s /var/lib/tunnelwarden/attempts.db
