@@ -74,6 +74,9 @@ fail() {
     exit 1
 }
 
+set -o errtrace
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
+
 # holds WHAT COMMAND..: the command succeeds.
 holds() {
     local what=$1

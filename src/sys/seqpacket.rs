@@ -1,6 +1,5 @@
 //! Two sockets that carry whole messages, and descriptors with them: between a process and its child, or to whoever
-//! listens at a path. A closed end
-//! is heard by the other.
+//! listens at a path. A closed end is heard by the other.
 
 use std::{
     fs::File,
