@@ -260,8 +260,11 @@ holds "and DNS stays closed" fails says 'status:' ask @192.0.2.99 example.com
 
 # As after a start of the machine.
 inside tunnelwarden firewall remove
+echo "[{\"address\": \"3.125.1.1\", \"name\": \"connect.ngrok-agent.com\", \"first\": \"$(date -u +%FT%TZ)\",
+    \"last\": \"$(date -u +%FT%TZ)\"}]" >"$root/var/lib/tunnelwarden/learned-addresses.json"
 inside systemctl restart tunnelwarden-firewall.service
 holds "the rules are there before the forwarder" fails says 'status:' ask @192.0.2.99 example.com
+holds "with what was learned" says '3.125.1.1' inside nft list set inet tunnelwarden ingress_v4
 inside systemctl start tunnelwarden
 holds "and then its own" refused @192.0.2.99
 holds "as nobody else can change them, or they are watched" says 'in force' \

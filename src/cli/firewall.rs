@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Common, Exit, control_socket, learned, load, print_json, socket_or_default};
+use super::{Common, Exit, control_socket, learned, load, print_json, socket_or_default, state_dir};
 use crate::{
     config::Config,
     control::{self, Change, ClientError, Firewall, Reply, Request},
     firewall::{self, Difference, Mode, Ruleset},
-    ingress::Report,
+    ingress::{self, Report},
     keeper::{self, Counts},
 };
 
@@ -111,8 +112,21 @@ fn apply(config: &Config, common: &Common) -> anyhow::Result<Exit> {
     if !differences.is_empty() {
         return Err(firewall::Failure::NotTaken(differences).into());
     }
+    close_remembered(config, common)?;
     anstream::println!("in force: table inet {}", firewall::TABLE);
     Ok(Exit::Done)
+}
+
+/// Until there is a daemon, what an earlier one learned is closed as it was.
+fn close_remembered(config: &Config, common: &Common) -> anyhow::Result<()> {
+    let Ok(folder) = state_dir(common) else { return Ok(()) };
+    let remember = config.ingress.remember;
+    let remembered = ingress::remembered(&folder, remember, Timestamp::now());
+    if remembered.is_empty() {
+        return Ok(());
+    }
+    let closed = keeper::set_up(super::keeper::terms(common, 0, false)?, &remembered, remember);
+    closed.map_err(|words| anyhow!("the rules are in force, without the addresses that were learned: {words}"))
 }
 
 /// Asks the daemon for a change; no, where nobody holds the firewall.

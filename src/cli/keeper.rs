@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
 }
 
 /// What the files say now. Where the forwarder cannot see what only a keeper's rights let one see, it is looked at here.
-fn terms(common: &Common, peer: u32, is_unseen: bool) -> anyhow::Result<Terms> {
+pub(super) fn terms(common: &Common, peer: u32, is_unseen: bool) -> anyhow::Result<Terms> {
     let loaded = config::load(common.config.as_deref(), Timestamp::now());
     let Some(config) = loaded.outcome else {
         let first = loaded.problems.iter().find(|problem| problem.severity == Severity::Error);

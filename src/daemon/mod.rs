@@ -37,7 +37,7 @@ use crate::{
     firewall::{Mode, OwnSockets},
     gate::Gate,
     gateway::{Access, Clock, Gateway, InForce},
-    ingress::{Ingress, Progress, Terms},
+    ingress::{Ingress, KEPT, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
     listen::{Doors, Given, House, Serving, open_admin},
     metrics::Metrics,
@@ -205,7 +205,7 @@ fn start(
     let tasks = TaskTracker::new();
 
     let terms = terms_by(&config, Arc::clone(&upstream));
-    let learned = state.folder().join("learned-addresses.json");
+    let learned = state.folder().join(KEPT);
     let (ingress, learning) = Ingress::start(terms, learned, Arc::clone(metrics), stop.clone());
     let ingress = Arc::new(ingress);
     tasks.spawn(learning);
