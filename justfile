@@ -49,5 +49,9 @@ bench-firewall *arguments:
 soak *seconds:
     cargo bench --locked --bench peers -- soak {{seconds}}
 
+# The Debian package, and its test in a clean Debian: as root, with network for that Debian.
+package:
+    tests/package.sh
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Common, Exit, control_socket, learned, load, print_json, socket_or_default};
+use super::{Common, Exit, control_socket, learned, load, print_json, socket_or_default, state_dir};
 use crate::{
     config::Config,
     control::{self, Change, ClientError, Firewall, Reply, Request},
     firewall::{self, Difference, Mode, Ruleset},
-    ingress::Report,
+    ingress::{self, Report},
     keeper::{self, Counts},
 };
 
@@ -27,7 +28,7 @@ enum Action {
     Show(Show),
     /// Put the rules in force, in place of those of before; what was learned and leased stays
     #[command(after_help = "Exit codes: 0 in force; 1 nothing was changed; 5 not permitted.")]
-    Apply,
+    Apply(Apply),
     /// Compare the kernel's rules with those that the configuration asks for
     #[command(after_help = "Exit codes: 0 the same; 4 they differ, or there are none; 5 not permitted.")]
     Status,
@@ -41,6 +42,13 @@ struct Show {
     /// Take this number for the user of [firewall] user, who need not exist then
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     uid: Option<u32>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Apply {
+    /// Where [firewall] mode is "off", there is nothing to do, and that is no failure
+    #[arg(long)]
+    if_any: bool,
 }
 
 /// What `status` tells a machine.
@@ -59,7 +67,14 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
             anstream::print!("{}", ruleset(&load(common)?, *uid)?);
             Ok(Exit::Done)
         }
-        Action::Apply => apply(&load(common)?, common),
+        Action::Apply(Apply { if_any }) => {
+            let config = load(common)?;
+            if *if_any && config.firewall.mode == Mode::Off {
+                anstream::println!("there are no rules to apply: [firewall] mode is \"off\"");
+                return Ok(Exit::Done);
+            }
+            apply(&config, common)
+        }
         Action::Status => status(&load(common)?, common),
         Action::Remove => remove(common),
     }
@@ -97,8 +112,21 @@ fn apply(config: &Config, common: &Common) -> anyhow::Result<Exit> {
     if !differences.is_empty() {
         return Err(firewall::Failure::NotTaken(differences).into());
     }
+    close_remembered(config, common)?;
     anstream::println!("in force: table inet {}", firewall::TABLE);
     Ok(Exit::Done)
+}
+
+/// Until there is a daemon, what an earlier one learned is closed as it was.
+fn close_remembered(config: &Config, common: &Common) -> anyhow::Result<()> {
+    let Ok(folder) = state_dir(common) else { return Ok(()) };
+    let remember = config.ingress.remember;
+    let remembered = ingress::remembered(&folder, remember, Timestamp::now());
+    if remembered.is_empty() {
+        return Ok(());
+    }
+    let closed = keeper::set_up(super::keeper::terms(common, 0, false)?, &remembered, remember);
+    closed.map_err(|words| anyhow!("the rules are in force, without the addresses that were learned: {words}"))
 }
 
 /// Asks the daemon for a change; no, where nobody holds the firewall.

@@ -1,9 +1,11 @@
-//! The keeper of the firewall: `serve` starts it, and nobody else has a use for it. It alone may change the packet filter.
+//! The keeper of the firewall: `serve` starts it, or systemd for each `serve` that connects, and nobody else has a use for
+//! it. It alone may change the packet filter.
 
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -17,7 +19,7 @@ use nix::{
 use super::{Common, Exit};
 use crate::{
     config::{self, Config},
-    daemon::guard::servers,
+    daemon::guard::{self, servers},
     firewall::{self, Mode, OnStop, OwnSockets, Ruleset},
     keeper::{self, Terms},
     problem::Severity,
@@ -34,21 +36,36 @@ pub(super) struct Arguments {
     /// Keep the rights to look into everybody's processes
     #[arg(long)]
     processes: bool,
+    /// Standard input is a connection that systemd accepted, and the way for notices comes over it
+    #[arg(long)]
+    accepted: bool,
 }
+
+/// How long who connected may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
     let started = "the keeper is started by `tunnelwarden serve`";
     let requests = Channel::from_stdin().context(started)?;
-    let notices = Channel::from_stdout().context(started)?;
+    let notices = if arguments.accepted {
+        requests.receive_end(Instant::now() + PATIENCE).context("who connected is no `tunnelwarden serve`")?
+    } else {
+        Channel::from_stdout().context(started)?
+    };
+    let peer = requests.peer().context("cannot tell who asks")?;
     let more: &[Right] = if arguments.processes { &[Right::SysPtrace, Right::DacReadSearch] } else { &[] };
     rights::keep_only(&[&[Right::NetAdmin], more].concat()).context("cannot give up rights")?;
-    let outcome = keeper::run(requests, notices, || terms(common).map_err(|error| format!("{error:#}")));
+    let mut is_unseen = arguments.accepted;
+    let outcome = keeper::run(requests, notices, || {
+        let read = terms(common, peer, std::mem::take(&mut is_unseen));
+        read.map_err(|error| format!("{error:#}"))
+    });
     // What was wrong was said, and is printed where it was heard.
     Ok(if outcome.is_ok() { Exit::Done } else { Exit::Failed })
 }
 
-/// What the files say now.
-fn terms(common: &Common) -> anyhow::Result<Terms> {
+/// What the files say now. Where the forwarder cannot see what only a keeper's rights let one see, it is looked at here.
+pub(super) fn terms(common: &Common, peer: u32, is_unseen: bool) -> anyhow::Result<Terms> {
     let loaded = config::load(common.config.as_deref(), Timestamp::now());
     let Some(config) = loaded.outcome else {
         let first = loaded.problems.iter().find(|problem| problem.severity == Severity::Error);
@@ -56,6 +73,12 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
     };
     let options = &config.firewall;
     let user = firewall::user_of(options)?;
+    if peer != 0 && peer != user.uid.as_raw() {
+        bail!("user {peer} asks, and not {}, whose packets the rules let out", user.name);
+    }
+    if is_unseen {
+        look_around(options)?;
+    }
     // Root can write everywhere; that the forwarder is root is warned of, not refused.
     if !user.uid.is_root()
         && let Some(path) = loaded.files.iter().find_map(|path| writable_on_the_way(path, &user))
@@ -78,6 +101,17 @@ fn terms(common: &Common) -> anyhow::Result<Terms> {
         on_stop_remove: options.on_stop == OnStop::Remove,
         removal: keeper::REMOVAL.into(),
     })
+}
+
+/// What is said in the keeper's own log, since nobody else can.
+fn look_around(options: &firewall::Options) -> anyhow::Result<()> {
+    if options.processes && !rights::has(Right::SysPtrace)? {
+        bail!("processes = true needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and --processes in the keeper's unit");
+    }
+    for obstacle in guard::obstacles(options) {
+        anstream::eprintln!("somebody else's rules turn away what is turned to us: {obstacle}");
+    }
+    Ok(())
 }
 
 /// A file or folder on the way to this one that a user, or anybody, may write to: what he could have us read is his. Only

@@ -8,6 +8,7 @@ mod firewall;
 mod healthcheck;
 mod keeper;
 pub mod learned;
+mod manual;
 mod reload;
 mod scout;
 mod serve;
@@ -76,7 +77,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed at run time; 2 wrong usag
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: answer DNS questions, refuse foreign ingresses, record who tried
-    Serve,
+    Serve(serve::Arguments),
     /// Read configuration and packs; print every problem, and what would be in force
     #[command(after_help = "Exit codes: 0 valid; 3 not valid.")]
     Check(check::Arguments),
@@ -95,6 +96,12 @@ enum Command {
     /// Ask the daemon whether it is ready
     #[command(after_help = "Exit codes: 0 ready; 1 not ready, or nobody to ask.")]
     Healthcheck(healthcheck::Arguments),
+    /// Print completions of commands and options for a shell
+    #[command(after_help = "Exit codes: 0 done; 2 no such shell.")]
+    Completions(manual::Completions),
+    /// Write the manual pages of all commands into a folder
+    #[command(hide = true)]
+    Manual(manual::Pages),
     /// What `serve` starts to hold the firewall
     #[command(hide = true)]
     Keeper(keeper::Arguments),
@@ -118,7 +125,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let result = match &line.command {
-        Command::Serve => serve::run(&line.common),
+        Command::Serve(arguments) => serve::run(arguments, &line.common),
         Command::Check(arguments) => check::run(arguments, &line.common),
         Command::Explain(arguments) => explain(arguments, &line.common),
         Command::Attempts(arguments) => attempts(arguments, &line.common),
@@ -126,6 +133,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Firewall(arguments) => firewall::run(arguments, &line.common),
         Command::Export(arguments) => export::run(arguments, &line.common),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &line.common),
+        Command::Completions(arguments) => manual::complete(arguments),
+        Command::Manual(arguments) => manual::write(arguments),
         Command::Keeper(arguments) => keeper::run(arguments, &line.common),
         Command::Scout(arguments) => scout::run(arguments),
     };

@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, stderr},
+    path::PathBuf,
     time::SystemTime,
 };
 
@@ -12,12 +13,27 @@ use tracing_subscriber::EnvFilter;
 use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
-    daemon::{self, Setup, guard},
-    sys::memory,
+    daemon::{
+        self, Setup,
+        guard::{self, Whose},
+    },
+    listen::Given,
+    sys::{activation, memory},
 };
 
-pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
+/// What `serve` takes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// Have the firewall held by the keeper that answers at SOCKET, as a service of its own [default: one that is started]
+    #[arg(long, value_name = "SOCKET")]
+    keeper: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit> {
     start_log();
+    // Before anything is opened.
+    let passed = activation::passed().context("cannot take the sockets that systemd opened")?;
+    let given = Given::of(passed).context("what systemd passed is no socket")?;
     let read_at = SystemTime::now();
     let mut loaded = config::load(common.config.as_deref(), Timestamp::now());
     print_problems(&loaded.problems);
@@ -25,8 +41,9 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
     memory::give_back();
     let state_dir = state_dir(common)?;
     // Before there are threads.
-    let guard = guard::raise(&config, common.config.as_deref(), &state_dir)?;
-    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir, guard };
+    let whose = arguments.keeper.as_deref().map_or(Whose::Ours(common.config.as_deref()), Whose::Another);
+    let guard = guard::raise(&config, whose, &state_dir)?;
+    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir, guard, given };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(daemon::run(setup))?;
     Ok(Exit::Done)

@@ -78,23 +78,30 @@ pub enum ServerError {
     },
 }
 
-/// Opens the socket at `path` and answers there until `stop`. A socket left by an earlier process is replaced;
-/// the caller holds the state folder's lock, so nobody else is using it.
+/// Opens the socket at `path`, unless it is given, and answers there until `stop`. A socket left by an earlier process is
+/// replaced; the caller holds the state folder's lock, so nobody else is using it. One that is given is its giver's to
+/// make accessible and to take away.
 ///
 /// # Errors
 /// When the socket cannot be made.
 pub fn serve(
     path: &Path,
+    given: Option<std::os::unix::net::UnixListener>,
     asked: Asked,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>, ServerError> {
-    let listener = open(path)?;
-    let path = path.to_owned();
+    let own = given.is_none().then(|| path.to_owned());
+    let listener = match given {
+        Some(given) => {
+            UnixListener::from_std(given).map_err(|source| ServerError::Open { path: path.into(), source })?
+        }
+        None => open(path)?,
+    };
     Ok(async move {
         accept(&listener, &asked, &metrics, &stop).await;
         // Gone on stop, so that a client says "no daemon" instead of waiting for one.
-        let _ = std::fs::remove_file(path);
+        let _ = own.map(std::fs::remove_file);
     })
 }
 

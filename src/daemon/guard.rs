@@ -75,21 +75,26 @@ pub enum Unguarded {
     Loop(SocketAddr),
 }
 
-/// Starts the keeper and gives up what only it needs. `None` where no firewall is configured.
+/// Which keeper there is to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    /// One of our own. It reads the configuration that is named here.
+    Ours(Option<&'a Path>),
+    /// The one that answers at a socket.
+    Another(&'a Path),
+}
+
+/// Starts the keeper, or finds it, and gives up what only it needs. `None` where no firewall is configured.
 ///
 /// # Errors
 /// When the firewall cannot be enforced as it is configured. Nothing is half in force then that was not before.
-pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow::Result<Option<Guard>> {
+pub fn raise(config: &Config, whose: Whose<'_>, state_dir: &Path) -> anyhow::Result<Option<Guard>> {
     let options = &config.firewall;
     if options.mode == Mode::Off {
         return Ok(None);
     }
-    if !rights::has(Right::NetAdmin).context("cannot tell which rights this process has")? {
-        return Err(Unguarded::NoRight.into());
-    }
-    let sees = || Ok::<_, io::Error>(rights::has(Right::SysPtrace)? && rights::has(Right::DacReadSearch)?);
-    if options.processes && !sees()? {
-        return Err(Unguarded::NoSight.into());
+    if matches!(whose, Whose::Ours(_)) {
+        has_rights(options)?;
     }
     let own = Interfaces::read().map(|interfaces| interfaces.addresses).unwrap_or_default();
     if let Some(server) = looping(options, &own) {
@@ -107,11 +112,25 @@ pub fn raise(config: &Config, named: Option<&Path>, state_dir: &Path) -> anyhow:
         hand_over(state_dir, &user)
             .with_context(|| format!("cannot make {} ready for {}", state_dir.display(), user.name))?;
     }
-    let mut guard = start_keeper(named, options.processes)?;
+    let mut guard = match whose {
+        Whose::Ours(named) => start_keeper(named, options)?,
+        Whose::Another(path) => find_keeper(path)?,
+    };
     guard.scout = start_scout(options);
-    guard.obstacles = obstacles(options);
     step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
     Ok(Some(guard))
+}
+
+/// What a keeper of ours needs, it has from us.
+fn has_rights(options: &Options) -> anyhow::Result<()> {
+    if !rights::has(Right::NetAdmin).context("cannot tell which rights this process has")? {
+        return Err(Unguarded::NoRight.into());
+    }
+    let sees = || Ok::<_, io::Error>(rights::has(Right::SysPtrace)? && rights::has(Right::DacReadSearch)?);
+    if options.processes && !sees()? {
+        return Err(Unguarded::NoSight.into());
+    }
+    Ok(())
 }
 
 /// A server whose own questions our rules would turn to us: on a host that is any on this machine, at whichever of its
@@ -179,14 +198,22 @@ fn place(held: &File) -> PathBuf {
 }
 
 /// Runs this program once more, as the keeper.
-fn start_keeper(named: Option<&Path>, processes: bool) -> anyhow::Result<Guard> {
+fn start_keeper(named: Option<&Path>, options: &Options) -> anyhow::Result<Guard> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(path) = named {
         command.args([OsString::from("--config"), path.into()]);
     }
     // A group of its own: what a terminal sends to us must not end it before we have said good-bye.
-    command.arg("keeper").args(processes.then_some("--processes")).arg0("tunnelwarden-keeper").process_group(0);
+    command.arg("keeper").args(options.processes.then_some("--processes")).arg0("tunnelwarden-keeper").process_group(0);
     let (keeper, notices) = Keeper::start(command).context("the firewall cannot be enforced")?;
+    Ok(Guard { keeper: Arc::new(keeper), notices, scout: None, obstacles: obstacles(options) })
+}
+
+/// Has systemd run this program as a keeper for us. Obstacles it tells itself: we may not look.
+fn find_keeper(path: &Path) -> anyhow::Result<Guard> {
+    let found = Keeper::at(path);
+    let (keeper, notices) =
+        found.with_context(|| format!("the firewall cannot be enforced by the keeper at {}", path.display()))?;
     Ok(Guard { keeper: Arc::new(keeper), notices, scout: None, obstacles: Vec::new() })
 }
 
@@ -207,7 +234,7 @@ fn start_scout(options: &Options) -> Option<Scout> {
 }
 
 /// On a gateway, what is turned to us comes in; and whoever closes that to clients closes it to them too.
-fn obstacles(options: &Options) -> Vec<String> {
+pub fn obstacles(options: &Options) -> Vec<String> {
     if options.mode != Mode::Gateway {
         return Vec::new();
     }

@@ -6,6 +6,7 @@ pub mod guard;
 mod reload;
 mod state;
 mod watch;
+mod watchdog;
 
 use std::{
     io,
@@ -36,9 +37,9 @@ use crate::{
     firewall::{Mode, OwnSockets},
     gate::Gate,
     gateway::{Access, Clock, Gateway, InForce},
-    ingress::{Ingress, Progress, Terms},
+    ingress::{Ingress, KEPT, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
-    listen::{Doors, House, Serving, open_admin},
+    listen::{Doors, Given, House, Serving, open_admin},
     metrics::Metrics,
     sys::memory,
     upstream::{Lanes, Outlet, Surroundings, Upstream},
@@ -75,6 +76,8 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// What enforces, where a firewall is configured.
     pub guard: Option<Guard>,
+    /// Sockets that systemd opened.
+    pub given: Given,
 }
 
 /// Everything that runs.
@@ -99,11 +102,11 @@ struct Running {
 /// # Errors
 /// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
 pub async fn run(setup: Setup) -> anyhow::Result<()> {
-    let Setup { config_path, read_at, loaded, config, state_dir, guard } = setup;
+    let Setup { config_path, read_at, loaded, config, state_dir, guard, given } = setup;
     // Before anything else is opened, so that a stop during the start is not lost.
     let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
-    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard), &metrics)?;
+    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard, given), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
     running.tasks.spawn(tell_ready(running.enforcement.is_some().then(|| running.ingress.progress())));
@@ -118,6 +121,10 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 Heard::HangUp => {
                     running.recorder.reopen().await;
                     Cause::Signal
+                }
+                Heard::Reopen => {
+                    running.recorder.reopen().await;
+                    continue;
                 }
             },
             () = watch.changed() => Cause::Files,
@@ -174,15 +181,15 @@ fn start(
     config_path: Option<PathBuf>,
     loaded: &Loaded,
     config: Config,
-    (state_dir, guard): (&Path, Option<Guard>),
+    (state_dir, guard, mut given): (&Path, Option<Guard>, Given),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
     let started = Timestamp::now();
     let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
-    let doors = Doors::open(&config.listen)?;
+    let doors = Doors::open(&config.listen, &mut given)?;
     let gate = guard.is_some().then(|| Gate::open(&config.firewall.gate())).transpose()?;
-    let admin = open_admin(config.listen.admin)?;
+    let admin = open_admin(config.listen.admin, &mut given)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
     let outlet = guard.as_ref().map(|guard| outlet_by(config.firewall.own_sockets, &guard.keeper)).unwrap_or_default();
@@ -198,7 +205,7 @@ fn start(
     let tasks = TaskTracker::new();
 
     let terms = terms_by(&config, Arc::clone(&upstream));
-    let learned = state.folder().join("learned-addresses.json");
+    let learned = state.folder().join(KEPT);
     let (ingress, learning) = Ingress::start(terms, learned, Arc::clone(metrics), stop.clone());
     let ingress = Arc::new(ingress);
     tasks.spawn(learning);
@@ -208,7 +215,8 @@ fn start(
     let keeper = guard.as_ref().map(|guard| Arc::clone(&guard.keeper));
     let asked =
         Asked { recorder: recorder.clone(), ingress: Arc::clone(&ingress), keeper: keeper.clone(), commands: sender };
-    tasks.spawn(control::serve(&socket, asked, Arc::clone(metrics), stop.clone())?);
+    tasks.spawn(control::serve(&socket, given.unix(&socket), asked, Arc::clone(metrics), stop.clone())?);
+    given.all_taken()?;
 
     let leases = keeper.map(|keeper| Arc::new(Leases::new(keeper, keyed_by(config.firewall.mode))));
     let gateway = Arc::new(Gateway::new(
@@ -225,6 +233,7 @@ fn start(
     let skipped = doors.skipped().to_vec();
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
+    tasks.spawn(watchdog::keep(doors.pulse(), stop.clone()));
     let enforcement = match (guard, gate, leases.clone()) {
         (Some(guard), Some(gate), Some(leases)) => {
             let watched = firewall::Watched {
@@ -350,6 +359,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user_1: Signal,
 }
 
 /// What a signal asks for.
@@ -358,6 +368,8 @@ enum Heard {
     Stop,
     /// SIGHUP.
     HangUp,
+    /// SIGUSR1.
+    Reopen,
 }
 
 impl Signals {
@@ -367,6 +379,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hang_up: listen(SignalKind::hangup())?,
+            user_1: listen(SignalKind::user_defined1())?,
         })
     }
 
@@ -375,6 +388,7 @@ impl Signals {
             _ = self.terminate.recv() => Heard::Stop,
             _ = self.interrupt.recv() => Heard::Stop,
             _ = self.hang_up.recv() => Heard::HangUp,
+            _ = self.user_1.recv() => Heard::Reopen,
         }
     }
 }

@@ -19,10 +19,16 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +41,9 @@ use crate::{
     policy::{Learned, Policy, Sighting, Source},
     upstream::Upstream,
 };
+
+/// Where the state folder has what was learned.
+pub const KEPT: &str = "learned-addresses.json";
 
 /// How long an address is remembered after it vanished, where nobody says otherwise.
 pub const REMEMBER: Duration = Duration::from_hours(24);
@@ -107,6 +116,13 @@ pub struct Report {
     pub learned: Vec<Entry>,
     /// What the latest answers brought besides.
     pub turned_away: Vec<TurnedAway>,
+}
+
+/// What an earlier daemon knew and was still to remember at this time; nothing where that cannot be told.
+pub fn remembered(state_dir: &Path, remember: Duration, now: Timestamp) -> Vec<IpAddr> {
+    let entries = keep::read(&state_dir.join(KEPT)).unwrap_or_default();
+    let is_fresh = |entry: &Entry| now.duration_since(entry.sighting.last).unsigned_abs() < remember;
+    entries.into_iter().filter(is_fresh).map(|entry| entry.address).collect()
 }
 
 /// An address, where it is from and when it was seen.

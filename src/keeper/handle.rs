@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
+    path::Path,
     process::{Child, Command},
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -125,6 +126,20 @@ impl Keeper {
         let (keeper, notices) = Self::over(requests, notices);
         keeper.stands(Standing::Held(notices.begin()?));
         Ok((Self { child: Some(Mutex::new(child)), ..keeper }, notices))
+    }
+
+    /// Speaks to the keeper that answers at a path: systemd runs one for each who connects. It is handed the way for its
+    /// notices, and waited for until the table stands.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn at(path: &Path) -> Result<(Self, Notices), KeeperError> {
+        let requests = Channel::connect(path)?;
+        let (notices, their_notices) = Channel::pair()?;
+        requests.send_end(their_notices, Instant::now() + PATIENCE)?;
+        let (keeper, notices) = Self::over(requests, notices);
+        keeper.stands(Standing::Held(notices.begin()?));
+        Ok((keeper, notices))
     }
 
     /// Speaks to a keeper that is started otherwise.

@@ -1,6 +1,6 @@
 //! The keeper: the one process that may change the packet filter, and nothing else.
 //!
-//! It is a child of the forwarder's, started while that is still root. It has no network input: it reads the
+//! It is a child of the forwarder's, started while that is still root, or of systemd's. It has no network input: it reads the
 //! configuration itself, renders and loads the ruleset, and does on the forwarder's request what [`ground`] allows.
 //! Requests and replies are numbered messages of fixed length; notices go on a socket of their own.
 //!
@@ -12,7 +12,7 @@
 //! | `sets` | addresses as the kernel's sets have them |
 //! | `kernel` | the table: loaded, owned, restored |
 //! | `service` | a request, carried out |
-//! | `process` | the keeper's life |
+//! | `process`, `outset` | the keeper's life; its beginning alone |
 //! | `tally` | how many packets nobody was told of |
 //! | `owner` | whose a socket is |
 //! | `handle`, `leases` | the forwarder's side |
@@ -25,6 +25,7 @@ mod kernel;
 mod leases;
 mod message;
 mod notice;
+mod outset;
 mod owner;
 mod process;
 mod rate;
@@ -44,6 +45,7 @@ pub use handle::{Keeper, KeeperError, Notices, Standing};
 pub use leases::{Keyed, Leases};
 pub use message::{Counts, DENIED_AT_ONCE, Done, LONGEST, PERMITTED_AT_ONCE, Process, Refusal, Reply, Request};
 pub use notice::{Denied, Notice, Protection, Trouble, Way};
+pub use outset::set_up;
 pub use process::run;
 pub use removal::Word;
 

@@ -62,9 +62,10 @@ pub fn run(
     }
 }
 
-/// Whoever stops the forwarder stops its children too, before it could say goodbye. We end with it anyway.
+/// Whoever stops the forwarder stops its children too, before it could say goodbye; and whoever has it open its files
+/// again may tell all. We end with it anyway.
 fn outlive_stop_signals() {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect();
     // Where a sandbox forbids it, the table stays whatever `on_stop_remove` says.
     let _ = signals.thread_block();
 }

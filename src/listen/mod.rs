@@ -1,11 +1,14 @@
 //! The doors: datagrams, TCP. Each ends in the same gateway call.
 //!
 //! [`Doors::open`] binds everything before anything is served; [`Doors::serve`] answers until it is told to
-//! stop and then lets what waits finish. The admin door's socket is bound here too, and served by `admin`.
+//! stop and then lets what waits finish. The admin door's socket is bound here too, and served by `admin`. What systemd
+//! has bound already is [`Given`].
 
+mod given;
 mod introduction;
 mod open;
 mod options;
+mod pulse;
 mod stream;
 mod tcp;
 mod udp;
@@ -19,8 +22,10 @@ use std::{
 use tokio::{runtime::Handle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use given::Given;
 pub use open::{Doors, OpenError, open_admin};
 pub use options::{Admin, Options};
+pub use pulse::Pulse;
 
 use crate::{
     gateway::{Access, Asker, Gateway, Step},
@@ -88,6 +93,11 @@ impl Doors {
 }
 
 impl Serving {
+    /// Tells whether the workers still answer.
+    pub fn pulse(&self) -> Pulse {
+        self.workers.pulse()
+    }
+
     /// Returns once the doors are closed: after `stop` was cancelled and what waited then is answered, within
     /// [`DRAIN`]. Tells whether everything was.
     pub async fn stopped(self) -> bool {

@@ -7,10 +7,10 @@ use std::{
     thread,
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use thiserror::Error;
 
-use super::{Admin, Options};
+use super::{Admin, Given, Options};
 use crate::{
     problem::printable,
     sys::{
@@ -68,6 +68,9 @@ pub enum OpenError {
         /// The addresses it has.
         own: Vec<IpAddr>,
     },
+    /// Systemd opened something for us, and nothing says that it is ours.
+    #[error("systemd passed a socket {0}, where the configuration does not listen")]
+    Unasked(String),
     /// Anything else.
     #[error("cannot listen on {address} over {}", Shown(*protocol))]
     Failed {
@@ -93,17 +96,18 @@ const BACKLOG: i32 = 1024;
 const PORT_TRIES: usize = 64;
 
 impl Doors {
-    /// Binds every address of `[listen] dns`, UDP and TCP, or none. Port 0 takes a port that is free over both.
+    /// Binds every address of `[listen] dns`, UDP and TCP, or none; what is given for one is taken. Port 0 takes a port
+    /// that is free over both.
     /// A default address is left out where the machine has no IPv6; see [`Doors::skipped`].
     ///
     /// # Errors
     /// For the first address that cannot be bound.
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
+    pub fn open(options: &Options, given: &mut Given) -> Result<Self, OpenError> {
         let workers = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_WORKERS);
         let is_default = options.dns == Options::default().dns;
         let mut doors = Self { entries: Vec::new(), skipped: Vec::new() };
         for &address in &options.dns {
-            match Entry::open(address, workers) {
+            match Entry::open(address, workers, given) {
                 Ok(entry) => doors.entries.push(entry),
                 Err(OpenError::NotHere { .. }) if is_default && address.is_ipv6() => doors.skipped.push(address),
                 Err(error) => return Err(error),
@@ -123,8 +127,11 @@ impl Doors {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn open_admin(admin: Admin) -> Result<Option<TcpListener>, OpenError> {
+pub fn open_admin(admin: Admin, given: &mut Given) -> Result<Option<TcpListener>, OpenError> {
     let Some(address) = admin.address() else { return Ok(None) };
+    if let Some(listener) = given.tcp(address) {
+        return Ok(Some(listener));
+    }
     match open_tcp(address).map_err(|error| OpenError::new(address, Protocol::Tcp, error)) {
         Ok(listener) => Ok(Some(listener)),
         Err(error @ OpenError::InUse { .. }) if admin == Admin::Default => {
@@ -136,7 +143,11 @@ pub fn open_admin(admin: Admin) -> Result<Option<TcpListener>, OpenError> {
 }
 
 impl Entry {
-    fn open(address: SocketAddr, workers: usize) -> Result<Self, OpenError> {
+    fn open(address: SocketAddr, workers: usize, given: &mut Given) -> Result<Self, OpenError> {
+        let (udp, tcp) = (given.udp(address), given.tcp(address));
+        if !udp.is_empty() || tcp.is_some() {
+            return Self::take(address, workers, udp, tcp);
+        }
         let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
         loop {
             tries -= 1;
@@ -148,15 +159,54 @@ impl Entry {
     }
 
     fn open_once(wanted: SocketAddr, workers: usize) -> Result<Self, OpenError> {
-        let failed = |protocol| move |error| OpenError::new(wanted, protocol, error);
-        let (first, address) = open_udp(wanted, false).map_err(failed(Protocol::Udp))?;
-        let mut udp = vec![first];
-        for _ in 1..workers {
-            udp.push(open_udp(address, true).map_err(failed(Protocol::Udp))?.0);
-        }
+        let (udp, address) =
+            open_all_udp(wanted, workers).map_err(|error| OpenError::new(wanted, Protocol::Udp, error))?;
         let tcp = open_tcp(address).map_err(|error| OpenError::new(address, Protocol::Tcp, error))?;
         Ok(Self { address, tcp, udp })
     }
+
+    /// Takes what is given, and opens what is missing beside it.
+    fn take(
+        address: SocketAddr,
+        workers: usize,
+        udp: Vec<UdpSocket>,
+        tcp: Option<TcpListener>,
+    ) -> Result<Self, OpenError> {
+        let udp = if udp.is_empty() { open_all_udp(address, workers).map(|(udp, _)| udp) } else { share(udp, workers) };
+        let tcp = tcp.map_or_else(|| open_tcp(address), Ok);
+        Ok(Self {
+            address,
+            udp: udp.map_err(|error| OpenError::new(address, Protocol::Udp, error))?,
+            tcp: tcp.map_err(|error| OpenError::new(address, Protocol::Tcp, error))?,
+        })
+    }
+}
+
+/// A socket for each worker, and the address they got.
+fn open_all_udp(wanted: SocketAddr, workers: usize) -> io::Result<(Vec<UdpSocket>, SocketAddr)> {
+    let (first, address) = open_udp(wanted, false)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(open_udp(address, true)?.0);
+    }
+    Ok((sockets, address))
+}
+
+/// What is given goes round among the workers. They share one socket where there are not enough: the kernel lets only
+/// the user who opened it bind more of them (socket(7), `SO_REUSEPORT`), and that was systemd.
+fn share(given: Vec<UdpSocket>, workers: usize) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = given;
+    for socket in &sockets {
+        // More would be good, less will do.
+        let _ = SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER);
+        if socket.local_addr()?.ip().is_unspecified() {
+            tell_local_address(socket)?;
+        }
+    }
+    let missing = workers.saturating_sub(sockets.len());
+    let more = sockets.iter().cycle().take(missing).map(UdpSocket::try_clone).collect::<io::Result<Vec<_>>>()?;
+    sockets.extend(more);
+    Ok(sockets)
 }
 
 /// One of the sockets of an address. The first is bound without `SO_REUSEPORT`, so that a port somebody has is
@@ -235,6 +285,7 @@ impl OpenError {
                 let own: Vec<String> = own.iter().map(IpAddr::to_string).collect();
                 format!("it has {}; give one of these, or 0.0.0.0 or [::] for all, under [listen]", own.join(", "))
             }
+            Self::Unasked(_) => "name it under [listen], or take it out of the unit of kind .socket".to_owned(),
             Self::Failed { .. } => format!("look up what the system says, {ELSEWHERE}"),
         }
     }
@@ -275,7 +326,7 @@ mod tests {
 
     #[test]
     fn udp_and_tcp_of_port_0_share_the_port_they_are_given() {
-        let doors = Doors::open(&listen(&["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"])).unwrap();
+        let doors = Doors::open(&listen(&["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"]), &mut Given::default()).unwrap();
         assert_eq!(doors.entries.len(), 3);
         for entry in &doors.entries {
             assert_ne!(entry.address.port(), 0);
@@ -287,8 +338,8 @@ mod tests {
     #[test]
     fn v6_and_v4_wildcards_stand_side_by_side_on_one_port() {
         let is_free_over_v4_too = |_| {
-            let v6 = Doors::open(&listen(&["[::]:0"])).unwrap();
-            Doors::open(&listen(&[&format!("0.0.0.0:{}", v6.entries[0].address.port())])).is_ok()
+            let v6 = Doors::open(&listen(&["[::]:0"]), &mut Given::default()).unwrap();
+            Doors::open(&listen(&[&format!("0.0.0.0:{}", v6.entries[0].address.port())]), &mut Given::default()).is_ok()
         };
         // One port may be somebody else's over v4, twenty are not.
         assert!((0..20).any(is_free_over_v4_too));
@@ -296,7 +347,7 @@ mod tests {
 
     #[test]
     fn sockets_of_one_address_share_its_clients() {
-        let entry = Entry::open("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+        let entry = Entry::open("127.0.0.1:0".parse().unwrap(), 4, &mut Given::default()).unwrap();
         let clients: Vec<UdpSocket> = (0..64).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         for client in &clients {
             client.send_to(b"x", entry.address).unwrap();
@@ -313,46 +364,60 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_is_shared_by_all_workers_and_what_is_not_is_opened_beside_it() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        let mut given = Given::of(vec![udp.into()]).unwrap();
+        let entry = Entry::open(address, 3, &mut given).unwrap();
+        given.all_taken().unwrap();
+        assert_eq!((entry.udp.len(), entry.tcp.local_addr().unwrap()), (3, address));
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"x", address).unwrap();
+        let heard = entry.udp.iter().filter(|socket| socket.recv_from(&mut [0; 8]).is_ok()).count();
+        assert_eq!(heard, 1, "a datagram arrives once, whoever takes it, and nobody waits for another");
+    }
+
+    #[test]
     fn a_port_in_use_is_found_and_its_holder_named_even_if_it_is_our_like() {
-        let first = Doors::open(&listen(&["127.0.0.1:0"])).unwrap();
+        let first = Doors::open(&listen(&["127.0.0.1:0"]), &mut Given::default()).unwrap();
         let address = first.entries[0].address;
-        let error = Doors::open(&listen(&[&address.to_string()])).unwrap_err();
+        let error = Doors::open(&listen(&[&address.to_string()]), &mut Given::default()).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with(&format!("cannot listen on {address} over UDP: the port is in use by ")), "{text}");
         assert!(text.ends_with(&format!("(process {}) at {address}", std::process::id())), "{text}");
         assert!(error.hint().contains(&format!("stop process {}", std::process::id())), "{}", error.hint());
 
         let wildcard = format!("0.0.0.0:{}", address.port());
-        assert!(matches!(Doors::open(&listen(&[&wildcard])), Err(OpenError::InUse { .. })));
+        assert!(matches!(Doors::open(&listen(&[&wildcard]), &mut Given::default()), Err(OpenError::InUse { .. })));
     }
 
     #[test]
     fn a_port_that_only_tcp_holds_is_in_use_too() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap().to_string();
-        let error = Doors::open(&listen(&[&address])).unwrap_err();
+        let error = Doors::open(&listen(&[&address]), &mut Given::default()).unwrap_err();
         assert!(matches!(error, OpenError::InUse { protocol: Protocol::Tcp, holder: Some(_), .. }), "{error}");
     }
 
     #[test]
     fn an_admin_address_somebody_has_is_an_error_where_it_was_asked_for() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = open_admin(Admin::At(taken.local_addr().unwrap())).unwrap_err();
+        let error = open_admin(Admin::At(taken.local_addr().unwrap()), &mut Given::default()).unwrap_err();
         assert!(matches!(error, OpenError::InUse { protocol: Protocol::Tcp, holder: Some(_), .. }), "{error}");
-        assert!(open_admin(Admin::Off).unwrap().is_none());
+        assert!(open_admin(Admin::Off, &mut Given::default()).unwrap().is_none());
     }
 
     #[test]
     fn the_default_admin_address_is_left_out_where_somebody_has_it() {
         // Whoever comes first has it: this listener, or somebody else on this machine.
         let _taken = TcpListener::bind(Admin::Default.address().unwrap());
-        assert!(open_admin(Admin::Default).unwrap().is_none());
+        assert!(open_admin(Admin::Default, &mut Given::default()).unwrap().is_none());
     }
 
     #[test]
     fn a_foreign_address_is_answered_with_our_own() {
         // TEST-NET-1 belongs to nobody.
-        let error = Doors::open(&listen(&["192.0.2.1:0"])).unwrap_err();
+        let error = Doors::open(&listen(&["192.0.2.1:0"]), &mut Given::default()).unwrap_err();
         assert_eq!(error.to_string(), "cannot listen on 192.0.2.1:0: this machine does not have that address");
         assert!(error.hint().contains("127.0.0.1"), "{}", error.hint());
     }

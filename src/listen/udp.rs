@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     House,
     introduction::{Introduction, introduce},
+    pulse::{Beat, Pulse},
 };
 use crate::{
     audit::Transport,
@@ -39,6 +40,7 @@ pub(super) struct Workers {
     /// All workers watch the other end, which tells when this one is gone.
     stop: PipeWriter,
     threads: Vec<JoinHandle<()>>,
+    beats: Vec<Arc<Beat>>,
 }
 
 /// One thread's world.
@@ -46,6 +48,7 @@ pub(super) struct Workers {
 struct Worker {
     sockets: Vec<Arc<UdpSocket>>,
     lane: Arc<Lane>,
+    beat: Arc<Beat>,
     house: House,
     tasks: TaskTracker,
 }
@@ -65,10 +68,12 @@ pub(super) fn serve(
             share.push(Arc::new(socket));
         }
     }
-    let mut workers = Workers { stop, threads: Vec::new() };
+    let mut workers = Workers { stop, threads: Vec::new(), beats: Vec::new() };
     for (number, sockets) in shares.into_iter().enumerate() {
         let (mut ear, stop) = (lanes.ear(number).ok_or(io::ErrorKind::NotFound)?, stopped.try_clone()?);
-        let worker = Worker { sockets, lane: Arc::clone(ear.lane()), house: house.clone(), tasks: tasks.clone() };
+        let (lane, beat) = (Arc::clone(ear.lane()), Arc::new(Beat::of(Arc::clone(ear.lane()))));
+        workers.beats.push(Arc::clone(&beat));
+        let worker = Worker { sockets, lane, beat, house: house.clone(), tasks: tasks.clone() };
         let thread = thread::Builder::new().name(format!("udp-{number}"));
         workers.threads.push(thread.spawn(move || worker.work(&mut ear, &stop))?);
     }
@@ -76,6 +81,10 @@ pub(super) fn serve(
 }
 
 impl Workers {
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse::of(self.beats.iter().cloned())
+    }
+
     /// Has every worker finish its batch and end.
     pub(super) async fn stop(self) {
         drop(self.stop);
@@ -121,6 +130,7 @@ impl Worker {
             if is_heard || patience.is_some() && ear.is_due() {
                 ear.hear(Some(Duration::ZERO));
             }
+            self.beat.give(&self.house);
         }
         // What waits by then is over within the time that upstreams are given.
         while ear.is_waited_for() {

@@ -1,5 +1,6 @@
 //! Every system call that std and tokio lack, each with a safe face. All unsafe code there is stands below here.
 
+pub mod activation;
 pub mod datagram;
 pub mod file;
 pub mod holder;

@@ -1,10 +1,11 @@
-//! A pair of sockets that carry whole messages between a process and its child, and descriptors with them. A closed end
-//! is heard by the other.
+//! Two sockets that carry whole messages, and descriptors with them: between a process and its child, or to whoever
+//! listens at a path. A closed end is heard by the other.
 
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -14,8 +15,8 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
-        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg,
-        socketpair, sockopt,
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect,
+        getsockopt, recvmsg, sendmsg, socket, socketpair, sockopt,
     },
     unistd::{dup2_stdin, dup2_stdout},
 };
@@ -23,6 +24,9 @@ use nix::{
 /// One end.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
+
+/// What is said beside an end that is handed over: a message may not be empty.
+const END: &[u8] = b"end";
 
 impl Channel {
     /// Both ends. A child gets one as its standard input or output, and takes it with [`Self::from_stdin`] or
@@ -54,6 +58,43 @@ impl Channel {
         let channel = Self::taken(io::stdout().as_fd())?;
         dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         Ok(channel)
+    }
+
+    /// A way to whoever listens at `path`.
+    ///
+    /// # Errors
+    /// When nobody does, or not for us.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let ours = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(ours.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self(ours))
+    }
+
+    /// Who has the other end, or made the pair: the user's number, as the kernel knows it.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn peer(&self) -> io::Result<u32> {
+        Ok(getsockopt(&self.0, sockopt::PeerCredentials)?.uid())
+    }
+
+    /// Hands the other side the end of another channel.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_end(&self, end: Self, deadline: Instant) -> io::Result<()> {
+        self.send_with(END, Some(end.as_fd()), deadline)
+    }
+
+    /// Takes the end that the other side hands us.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, `InvalidData` for anything else that it says.
+    pub fn receive_end(&self, deadline: Instant) -> io::Result<Self> {
+        match self.receive_with(&mut [0; END.len()], Some(deadline))? {
+            Some((length, Some(end))) if length == END.len() => Self::taken(end.as_fd()),
+            Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     fn taken(fd: BorrowedFd<'_>) -> io::Result<Self> {
@@ -254,6 +295,23 @@ mod tests {
         assert_eq!(ours.receive(&mut room, None).unwrap(), None);
         assert!(child.wait().unwrap().success());
         assert!(Channel::from_stdin().is_err());
+    }
+
+    #[test]
+    fn an_end_is_handed_over_and_nothing_else_is_taken_for_one() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (near, far) = Channel::pair().unwrap();
+        ours.send_end(far, soon()).unwrap();
+        let far = theirs.receive_end(soon()).unwrap();
+        near.send(b"through", soon()).unwrap();
+        assert_eq!(far.receive(&mut [0; 8], Some(soon())).unwrap(), Some(7));
+        ours.send(b"end", soon()).unwrap();
+        assert_eq!(theirs.receive_end(soon()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        ours.send_end(near, soon()).unwrap();
+        drop(ours);
+        theirs.receive_end(soon()).unwrap();
+        assert_eq!(theirs.receive_end(soon()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(theirs.peer().unwrap(), nix::unistd::geteuid().as_raw());
     }
 
     #[test]

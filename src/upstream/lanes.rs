@@ -171,7 +171,8 @@ impl Lane {
         drop(closed);
     }
 
-    fn wake(&self) {
+    /// Makes the lane readable, so that whoever hears it looks up.
+    pub fn wake(&self) {
         // It fails only where the thread has been woken more often than it can count.
         let _ = self.wake.write(1);
     }

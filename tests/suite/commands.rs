@@ -113,7 +113,10 @@ fn help_and_version_are_results_and_wrong_usage_is_an_error() {
         .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
         .map(|line| line.split_whitespace().next().unwrap())
         .collect();
-    assert_eq!(commands, ["serve", "check", "explain", "attempts", "reload", "firewall", "export", "healthcheck"]);
+    assert_eq!(
+        commands,
+        ["serve", "check", "explain", "attempts", "reload", "firewall", "export", "healthcheck", "completions"]
+    );
     assert!(out.contains("Exit codes: 0 done; 1 failed at run time; 2 wrong usage;"), "{out}");
     for command in commands {
         let (code, out, err) = run(&[command, "--help"]);

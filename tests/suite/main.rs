@@ -26,4 +26,5 @@ mod reload;
 mod robust;
 mod scenarios;
 mod support;
+mod systemd;
 mod upstreams;
