@@ -42,11 +42,11 @@ pub use self::{
     messages::{control_message, keeper_message, netlink_message},
     names::name,
     opinion::hickory_agrees,
-    packets::{question, upstream_answer},
+    packets::{question, stream, upstream_answer},
 };
 
 /// Each target by the name of its program, and of the folder of its seeds.
-pub const TARGETS: [(&str, fn(&[u8])); 18] = [
+pub const TARGETS: [(&str, fn(&[u8])); 19] = [
     ("address_list", address_list),
     ("client_hello", client_hello),
     ("config", config),
@@ -64,5 +64,6 @@ pub const TARGETS: [(&str, fn(&[u8])); 18] = [
     ("proxy_header", proxy_header),
     ("question", question),
     ("resolv_conf", resolv_conf),
+    ("stream", stream),
     ("upstream_answer", upstream_answer),
 ];

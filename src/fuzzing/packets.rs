@@ -1,15 +1,18 @@
 //! What clients and upstream servers send, and what we make of it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::LazyLock};
 
 use hickory_proto::op::Message;
+use tokio::runtime::{Builder, Runtime};
 
 use super::names::is_sound;
 use crate::{
+    listen::echoes,
     name::{DomainName, NameBuffer},
     wire::{
         CLASS_IN, HEADER, Rcode,
         answer::{Answer, Asked, BadAnswer},
+        query::{Fit, Query},
         question::{Peeked, Question, Scrap, peek},
         reply::{self, Ageing, ExtendedError, Form, Refusal},
     },
@@ -95,6 +98,40 @@ fn read_reply(out: &[u8], asked: &[u8]) -> Message {
     shown
 }
 
+/// A client's stream: questions are told apart by the lengths in front of them, and by nothing else.
+pub fn stream(bytes: &[u8]) {
+    let (written, is_whole) = RUNTIME.block_on(echoes(bytes));
+    let (asked, ends_well) = frames(bytes);
+    let (mut echoed, is_framed) = frames(&written);
+    assert_eq!((is_whole, is_framed), (ends_well, true));
+    assert!(!is_whole || echoed.len() == asked.len(), "every question is answered, once");
+    for question in asked {
+        if let Some(place) = echoed.iter().position(|echo| *echo == question) {
+            echoed.swap_remove(place);
+        }
+    }
+    assert!(echoed.is_empty(), "an answer to what was not asked");
+}
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().build().expect("a runtime"));
+
+/// The frames up to the first that is none, and whether there is nothing behind them.
+fn frames(mut rest: &[u8]) -> (Vec<&[u8]>, bool) {
+    let mut frames = Vec::new();
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes(*length));
+        match behind.split_at_checked(length).filter(|_| (1..=4096).contains(&length)) {
+            Some((frame, behind)) => {
+                frames.push(frame);
+                rest = behind;
+            }
+            None => break,
+        }
+    }
+    (frames, rest.is_empty())
+}
+
 /// A server's packet, read as the answer to the question that stands in it. Whether DNSSEC records were asked for and
 /// whether the client speaks EDNS is in the id, which has no other meaning here.
 pub fn upstream_answer(bytes: &[u8]) {
@@ -105,6 +142,7 @@ pub fn upstream_answer(bytes: &[u8]) {
         return;
     };
     let asked = Asked { name: name.as_name(), qtype, qclass, dnssec_ok: bytes[1] & 1 != 0 };
+    fits_its_question_alone(bytes, &asked);
     let other = Asked { qtype: qtype ^ 1, ..asked };
     assert!(matches!(Answer::read(bytes, &other), Err(BadAnswer::OtherQuestion | BadAnswer::Malformed)));
     let Ok(answer) = Answer::read(bytes, &asked) else { return };
@@ -117,6 +155,19 @@ pub fn upstream_answer(bytes: &[u8]) {
     assert!(!stripped.has_ech() && !stripped.is_authentic());
     assert_eq!((stripped.aliases(), stripped.addresses()), (answer.aliases(), answer.addresses()));
     is_given_within(&stripped, &asked, bytes, WHOLE);
+}
+
+/// What is taken for the reply to a question of ours is one to it.
+fn fits_its_question_alone(bytes: &[u8], asked: &Asked<'_>) {
+    let id = u16::from_be_bytes([bytes[0], bytes[1]]);
+    let (name, qtype) = (asked.name.to_owned(), asked.qtype);
+    let query = Query { name, qtype, dnssec_ok: asked.dnssec_ok, checking_disabled: false };
+    let fit = query.fit(id, bytes);
+    assert!(query.fit(!id, bytes) == Fit::NearMiss && query.fit(id, &query.to_packet(id, true)) == Fit::NearMiss);
+    let is_one = bytes[2] & 0xf8 == 0x80 && bytes[4..6] == [0, 1] && asked.qclass == CLASS_IN;
+    assert_eq!(fit == Fit::Reply, is_one);
+    let read = Answer::read(bytes, &Asked { qclass: CLASS_IN, ..*asked });
+    assert_eq!(read == Err(BadAnswer::OtherQuestion), !is_one, "{fit:?}");
 }
 
 /// The question of a packet, if it has one.

@@ -200,6 +200,11 @@ fn a_line_of_resolv_conf_stands_for_itself() {
 }
 
 #[test]
+fn a_stream_is_cut_into_questions_by_their_lengths_alone() {
+    holds("stream");
+}
+
+#[test]
 fn what_is_given_of_an_answer_is_whole_and_read_again_as_the_same() {
     holds("upstream_answer");
 }

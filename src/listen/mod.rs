@@ -21,6 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use open::{Doors, OpenError, open_admin};
 pub use options::{Admin, Options};
+#[cfg(any(test, fuzzing))]
+pub(crate) use stream::echoes;
 
 use crate::{
     gateway::{Access, Asker, Gateway, Step},
