@@ -35,11 +35,12 @@ fn on_the_wire(bytes: &[u8]) {
 fn as_text(text: &str) {
     let Ok(name) = text.parse::<DomainName>() else { return };
     is_sound(name.as_name());
+    // Beyond ASCII there are letters with two capitals, and other dots.
     if text.is_ascii() {
         assert_eq!(text.to_ascii_uppercase().parse().as_ref(), Ok(&name), "case does not matter");
-    }
-    if !text.ends_with(['.', '\\']) {
-        assert_eq!(format!("{text}.").parse().as_ref(), Ok(&name), "nor does the last dot");
+        if !text.ends_with(['.', '\\']) {
+            assert_eq!(format!("{text}.").parse().as_ref(), Ok(&name), "nor does the last dot");
+        }
     }
 }
 
