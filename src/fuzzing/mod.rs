@@ -45,8 +45,11 @@ pub use self::{
     packets::{question, stream, upstream_answer},
 };
 
-/// Each target by the name of its program, and of the folder of its seeds.
-pub const TARGETS: [(&str, fn(&[u8])); 19] = [
+/// The name of a program in `fuzz/`, and of the folder of its seeds, with what it calls.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every one there is.
+pub const TARGETS: [Target; 19] = [
     ("address_list", address_list),
     ("client_hello", client_hello),
     ("config", config),

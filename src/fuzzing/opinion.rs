@@ -89,19 +89,16 @@ fn literal_chain(asked: &DomainName, qtype: RecordType, records: &[Record]) -> (
         records.iter().filter(is_in).filter(move |record| plain(&record.name) == name)
     };
     let (mut aliases, mut end) = (Vec::new(), asked.clone());
-    let target = |record: &Record| match &record.data {
-        RData::CNAME(target) => Some(plain(target)),
-        _ => None,
-    };
+    let target = |record: &Record| if let RData::CNAME(target) = &record.data { Some(plain(target)) } else { None };
     while let Some(next) = owned(&end).find_map(target) {
         assert!(aliases.len() < MAX_ALIASES, "a longer chain is none");
         aliases.push(next.clone());
         end = next;
     }
-    let address = |record: &Record| match &record.data {
-        RData::A(address) => Some(IpAddr::V4(address.0)),
-        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-        _ => None,
+    let address = |record: &Record| {
+        let v4 = if let RData::A(address) = &record.data { Some(IpAddr::V4(address.0)) } else { None };
+        let v6 = if let RData::AAAA(address) = &record.data { Some(IpAddr::V6(address.0)) } else { None };
+        v4.or(v6)
     };
     let addresses = owned(&end).filter(|record| record.record_type() == qtype).filter_map(address).collect();
     (aliases, addresses)

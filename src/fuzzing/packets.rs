@@ -180,7 +180,7 @@ pub(super) fn question_of(packet: &[u8]) -> Option<(DomainName, u16, u16)> {
 
 fn holds_what_it_says(answer: &Answer) {
     answer.aliases().iter().for_each(|name| is_sound(name.as_name()));
-    assert!(answer.memory() >= answer.addresses().len() * size_of::<IpAddr>());
+    assert!(answer.memory() >= size_of_val(answer.addresses()));
     assert!(answer.errors().count() <= 4 && answer.errors().all(|error| error.text.len() <= 256));
     if answer.is_truncated() {
         assert!(answer.aliases().is_empty() && answer.addresses().is_empty() && answer.ttl().is_none());
