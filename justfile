@@ -53,5 +53,25 @@ soak *seconds:
 package:
     tests/package.sh
 
+# One parser on any bytes, for so many seconds, from its seeds and what was found before. Needs a nightly compiler and
+# cargo-fuzz. What breaks it is left in fuzz/artifacts, and is run again by
+# `cargo +nightly fuzz run TARGET fuzz/artifacts/TARGET/FILE`.
+fuzz target seconds="600":
+    #!/bin/sh
+    set -eu
+    mkdir -p fuzz/corpus/{{target}}
+    words=fuzz/dictionaries/{{target}}.dict
+    [ -e "$words" ] && words=-dict=$words || words=
+    cargo +nightly fuzz run {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- \
+        -max_total_time={{seconds}} -timeout=10 -print_final_stats=1 $words
+
+# Every parser, one after the other, for so many seconds each.
+fuzz-all seconds="600":
+    #!/bin/sh
+    set -eu
+    for folder in fuzz/seeds/*; do
+        just fuzz "${folder##*/}" {{seconds}}
+    done
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

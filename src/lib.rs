@@ -38,3 +38,7 @@ pub mod listen;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+// 8: what must hold of every parser, whatever the bytes; in no build but those of tests and fuzzers
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -101,7 +101,9 @@ impl Seen {
         // takes over instead.
         if table.len() == table.capacity() && table.len() > most(grain) / 2 {
             let full = std::mem::replace(table, HashTable::with_capacity(most(grain)));
-            full.into_iter().for_each(|known| drop(table.insert_unique(known.hash, known, |known| known.hash)));
+            for known in full {
+                table.insert_unique(known.hash, known, |known| known.hash);
+            }
         }
         table.insert_unique(hash, known, |known| known.hash);
     }

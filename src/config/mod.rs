@@ -102,11 +102,23 @@ pub fn load(path: Option<&Path>, now: Timestamp) -> Loaded {
 fn load_in(system: &Path, path: Option<&Path>, now: Timestamp) -> Loaded {
     let default = system.join("tunnelwarden.toml");
     let named = path.unwrap_or(&default);
-    let (path, text) = match read_text(named, MAX_FILE) {
-        Ok(text) => (Some(named.to_owned()), text),
-        Err(ReadError::Missing) if path.is_none() => (None, String::new()),
-        Err(error) => return unread(named, &error),
-    };
+    match read_text(named, MAX_FILE) {
+        Ok(text) => read_in(system, named, Some(named.to_owned()), text, now),
+        Err(ReadError::Missing) if path.is_none() => read_in(system, named, None, String::new(), now),
+        Err(error) => unread(named, &error),
+    }
+}
+
+/// A text as the configuration at a place where there is nothing else.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_text_alone(text: String, now: Timestamp) -> Loaded {
+    let nowhere = Path::new("/nonexistent");
+    let path = nowhere.join("tunnelwarden.toml");
+    read_in(nowhere, &path, Some(path.clone()), text, now)
+}
+
+/// A text that was read, or is as good as read, at the `named` place.
+fn read_in(system: &Path, named: &Path, path: Option<PathBuf>, text: String, now: Timestamp) -> Loaded {
     let shown = path.clone().unwrap_or_else(|| "built-in defaults".into());
     let file = Arc::new(SourceFile { path: shown, text });
     let base = named.parent().unwrap_or(Path::new(""));

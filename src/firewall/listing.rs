@@ -25,10 +25,10 @@ pub enum Difference {
 
 /// Sets, chains and counters by their headings, each with its lines.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Listing(BTreeMap<String, Vec<String>>);
+pub(crate) struct Listing(BTreeMap<String, Vec<String>>);
 
 impl Listing {
-    pub(super) fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let mut blocks = BTreeMap::new();
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
@@ -46,7 +46,7 @@ impl Listing {
     }
 
     /// What is to be said of `found`, which should be like this.
-    pub(super) fn differences(&self, found: &Self) -> Vec<Difference> {
+    pub(crate) fn differences(&self, found: &Self) -> Vec<Difference> {
         let headings: BTreeSet<_> = self.0.keys().chain(found.0.keys()).collect();
         let mut differences = Vec::new();
         for heading in headings {

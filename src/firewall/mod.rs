@@ -35,6 +35,9 @@ pub use self::{
     user::{NoUser, user_of},
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::listing::Listing;
+
 /// Our table, of family `inet`. Nobody else's is ever touched.
 pub const TABLE: &str = "tunnelwarden";
 

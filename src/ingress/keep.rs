@@ -24,7 +24,12 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Entry>> {
     };
     let mut text = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut text)?;
-    let entries: Vec<serde_json::Value> = serde_json::from_slice(&text)?;
+    entries(&text)
+}
+
+/// What such a text holds.
+pub(crate) fn entries(text: &[u8]) -> io::Result<Vec<Entry>> {
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(text)?;
     Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
 }
 

@@ -33,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::keep::entries as kept_entries;
 use self::learner::Learner;
 pub use self::{exclusions::Refusal, memory::MAX_LEARNED};
 use crate::{

@@ -26,6 +26,8 @@ pub use given::Given;
 pub use open::{Doors, OpenError, open_admin};
 pub use options::{Admin, Options};
 pub use pulse::Pulse;
+#[cfg(any(test, fuzzing))]
+pub(crate) use stream::echoes;
 
 use crate::{
     gateway::{Access, Asker, Gateway, Step},

@@ -100,6 +100,17 @@ where
     }
 }
 
+/// What is written to a client that has sent all of this already and is answered with its own words, and whether it was
+/// a conversation to the end.
+#[cfg(any(test, fuzzing))]
+pub(crate) async fn echoes(bytes: &[u8]) -> (Vec<u8>, bool) {
+    const LONG: Duration = Duration::from_secs(30);
+    let patience = Patience { pipeline: 4, message: LONG, write: LONG, idle: &|| LONG };
+    let (mut written, stop) = (Vec::new(), CancellationToken::new());
+    let end = converse(Frames::new(bytes), &mut written, patience, &stop, async |question| Some(question)).await;
+    (written, end == End::Closed)
+}
+
 async fn read<R, A>(
     mut frames: Frames<R>,
     replies: mpsc::Sender<Unwritten>,

@@ -236,8 +236,8 @@ mod tests {
 
         #[test]
         fn the_sets_hold_exactly_the_names_that_the_order_of_a_decision_refuses(
-            policy in reference::a_policy(),
-            names in prop::collection::vec(reference::a_name(0..6), 12),
+            policy in reference::tests::a_policy(),
+            names in prop::collection::vec(reference::tests::a_name(0..6), 12),
             client in prop::sample::select(vec!["10.9.9.9", "10.1.2.3", "192.0.2.9", "2001:db8::9"]),
         ) {
             let client: IpAddr = client.parse().unwrap();

@@ -23,7 +23,7 @@ pub mod pack;
 mod path;
 mod pattern;
 pub mod plan;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod reference;
 mod rule;
 mod summary;

@@ -1,10 +1,11 @@
 //! The order of a decision once more, as literally and as slowly as it can be written: scans every pattern of
-//! the plan. The compiled policy must agree with it on any plan.
+//! the plan. The compiled policy must agree with it on any plan; tests and fuzzers ask both.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "it is no part of the program")]
 
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr};
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 
 use super::{
     compile::build,
@@ -12,13 +13,49 @@ use super::{
     list::List,
     pattern::{Pattern, Shape},
     plan::{Exception, Group, Pack, PackRule, Plan},
-    tests::{at, name, net, pack_of, rule_of},
     *,
 };
 use crate::{
     name::{DomainName, NameRef},
     problem::Located,
 };
+
+/// What both are asked: by whom, when, for which names; and what an answer would hold, with what was learned by then.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    pub(crate) client: IpAddr,
+    pub(crate) moment: Moment,
+    pub(crate) names: Vec<DomainName>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) learned: BTreeSet<(IpAddr, DomainName)>,
+}
+
+/// Panics where the compiled policy decides otherwise than the literal order, or explains otherwise than it decides.
+pub(crate) fn decide_alike(plan: &Plan, trial: &Trial) {
+    let policy = build(plan).0;
+    let Trial { client, moment, names, addresses, learned } = trial;
+    let sightings = learned.iter().map(|(address, name)| {
+        let (source, seen) = (Source::Name(name.clone()), Timestamp::UNIX_EPOCH);
+        (*address, Sighting { source, first: seen, last: seen })
+    });
+    let set = Learned::default().followed_by(sightings);
+    let reference = Reference::new(plan, *client, *moment);
+    let group = policy.group(*client);
+    assert_eq!(policy.group_name(group), reference.group.map(|group| &*group.name.value));
+    for asked in names {
+        let verdict = policy.judge_question(group, *client, asked.as_name(), *moment);
+        assert_eq!(told(&policy, verdict), reference.question(asked.as_name()), "{asked}");
+        let explained = policy.explain(*client, asked.as_name(), None, &set, *moment);
+        assert_eq!(explained.verdict, verdict, "explained {asked}");
+    }
+    let verdict = policy.judge_answer(group, names, addresses, &set);
+    assert_eq!(told(&policy, verdict), reference.answer(names, addresses, learned));
+}
+
+/// Can it be compiled, all of it?
+pub(crate) fn is_sound(plan: &Plan) -> bool {
+    build(plan).1.is_empty()
+}
 
 /// Verdict, rule's label, evidence and action, comparable between the two.
 type Told = (Conclusion, String, Option<Evidence>, Option<Action>);
@@ -119,7 +156,8 @@ impl<'p> Reference<'p> {
             Some((names, group)) => (names, format!("clients.{}.ingress", group.name.value)),
             None => (&self.plan.organization.ingress, "organization.ingress".into()),
         };
-        names.iter().map(|n| (Pattern { shape: Shape::Within, name: name(&n.value) }, false, label.clone())).collect()
+        let own = |name: &Located<String>| Pattern { shape: Shape::Within, name: name.value.parse().unwrap() };
+        names.iter().map(|name| (own(name), false, label.clone())).collect()
     }
 
     fn exceptions(&self) -> Vec<&'p Exception> {
@@ -213,192 +251,5 @@ fn told(policy: &Policy, verdict: Verdict) -> Told {
     }
 }
 
-pub(crate) fn a_name(labels: std::ops::Range<usize>) -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b"]), labels).prop_map(|mut labels| {
-        labels.push("t");
-        labels.join(".")
-    })
-}
-
-fn a_pattern() -> impl Strategy<Value = Located<String>> {
-    let starred = (a_name(2..5), any::<[bool; 5]>()).prop_map(|(text, stars)| {
-        let labels: Vec<&str> = text.split('.').collect();
-        let last = labels.len() - 1;
-        let star = |index: usize| index > 0 && index < last && (index == 1 || stars[index]);
-        let star = |(index, label): (usize, &&str)| if star(index) { "*".to_owned() } else { (*label).to_owned() };
-        labels.iter().enumerate().map(star).collect::<Vec<_>>().join(".")
-    });
-    let suffix = |lead: &'static str| a_name(0..4).prop_map(move |text| format!("{lead}{text}"));
-    prop_oneof![a_name(0..5), suffix("."), suffix("*."), starred].prop_map(|text| at(&text))
-}
-
-fn patterns(most: usize) -> impl Strategy<Value = Vec<Located<String>>> {
-    prop::collection::vec(a_pattern(), 0..most)
-}
-
-fn ingress() -> impl Strategy<Value = Vec<Located<String>>> {
-    prop::collection::vec(a_name(2..4).prop_map(|text| at(&text)), 0..2)
-}
-
-/// A line of a list, and the patterns that it means: each blocks, or allows.
-type ListLine = (String, Vec<(String, bool)>);
-
-fn a_list(most: usize) -> impl Strategy<Value = Vec<ListLine>> {
-    let line = (a_name(0..5), a_name(0..5), 0..8).prop_map(|(one, other, form)| {
-        let (line, means) = match form {
-            0 => ("# a note".to_owned(), vec![]),
-            1 => (format!("{one} {other}"), vec![]),
-            2 => (format!("0.0.0.0 {one} localhost {other} # {one}"), vec![(one, true), (other, true)]),
-            3 => (format!("||{one}^"), vec![(format!(".{one}"), true)]),
-            4 => (format!("@@{one}"), vec![(one, false)]),
-            5 => (format!("@@||{one}^"), vec![(format!(".{one}"), false)]),
-            _ => (format!("{one}\r"), vec![(one, true)]),
-        };
-        (line, means)
-    });
-    prop::collection::vec(line, 0..most)
-}
-
-fn text_of(lines: &[ListLine]) -> String {
-    lines.iter().map(|(line, _)| format!("{line}\n")).collect()
-}
-
-fn a_pack(number: usize) -> impl Strategy<Value = Pack> {
-    let network = prop::sample::select(vec!["192.0.2.0/24", "192.0.2.0/30", "192.0.2.1/32", "2001:db8::/32"]);
-    let networks = prop::collection::vec(network.prop_map(net), 0..2);
-    let resolve = prop::collection::vec(a_name(1..3).prop_map(|text| at(&text)), 0..3);
-    let rules = prop::collection::vec((patterns(4), patterns(3), a_list(4), networks, resolve), 1..3);
-    rules.prop_map(move |rules| {
-        let rules = rules.into_iter().enumerate().map(|(id, (block, allow, listed, networks, resolve))| {
-            let mut rule = PackRule { networks, resolve, ..rule_of(&format!("r{id}"), &[], &[]) };
-            (rule.block, rule.allow) = (block, allow);
-            rule.lists = vec![list::parse("names.txt", text_of(&listed).as_bytes()).0];
-            rule
-        });
-        pack_of(&format!("p{number}"), rules.collect())
-    })
-}
-
-fn a_group(number: usize, network: &'static str) -> impl Strategy<Value = Group> {
-    let packs = prop::option::of(prop::sample::subsequence(vec![0, 1], 0..=2));
-    let mode = prop::option::of(prop::sample::select(vec![Mode::Enforce, Mode::Observe]));
-    let action = prop::option::of(prop::sample::select(vec![Action::Nxdomain, Action::Nodata]));
-    (mode, action, packs, prop::option::of(ingress()), prop::option::of(patterns(3)), prop::option::of(patterns(3)))
-        .prop_map(move |(mode, action, packs, ingress, allow, block)| Group {
-            name: at(&format!("g{number}")),
-            networks: vec![net(network)],
-            mode,
-            action: action.map(|action| at("action").map(|_| action)),
-            packs,
-            ingress,
-            allow,
-            block,
-        })
-}
-
-fn a_plan() -> impl Strategy<Value = Plan> {
-    let groups = (a_group(0, "10.0.0.0/8"), a_group(1, "::ffff:10.1.0.0/112"));
-    let networks = prop::sample::select(vec!["10.0.0.0/8", "0.0.0.0/0", "::/0"]);
-    let exception = (a_pattern(), networks, 50..150_i64).prop_map(|(name, network, until)| Exception {
-        name,
-        networks: vec![net(network)],
-        until: at("until").map(|_| Timestamp::from_second(until).unwrap()),
-        reason: "tested".into(),
-    });
-    let exceptions = prop::collection::vec(exception, 0..2);
-    let packs = (a_pack(0), a_pack(1), prop::sample::subsequence(vec![0, 1], 0..=2));
-    let unknown = prop::sample::select(vec![UnknownOnIngress::Refuse, UnknownOnIngress::Observe]);
-    (ingress(), patterns(3), patterns(3), packs, groups, exceptions, unknown).prop_map(
-        |(ingress, allow, block, (first, second, active), (wide, narrow), exceptions, unknown)| {
-            let mut plan =
-                Plan { groups: vec![wide, narrow], packs: vec![first, second], exceptions, ..Plan::default() };
-            (plan.organization.ingress, plan.organization.ingress_whole_domain) = (ingress, true);
-            (plan.defaults.allow, plan.defaults.block, plan.defaults.packs) = (allow, block, active);
-            plan.defaults.unknown_on_ingress = unknown;
-            plan
-        },
-    )
-}
-
-/// A policy of such a plan.
-pub(crate) fn a_policy() -> impl Strategy<Value = Policy> {
-    a_plan().prop_map(|plan| build(&plan).0)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_compiled_policy_decides_as_the_literal_order_does(
-        plan in a_plan(),
-        names in prop::collection::vec(a_name(0..6), 8),
-        client in prop::sample::select(vec!["10.9.9.9", "10.1.2.3", "192.0.2.9", "2001:db8::9"]),
-        (time, trusted) in (0..200_i64, any::<bool>()),
-        addresses in prop::collection::vec(prop::sample::select(vec!["192.0.2.1", "192.0.2.200", "2001:db8::1", "198.51.100.1"]), 0..3),
-        learned in prop::collection::btree_set((prop::sample::select(vec!["192.0.2.1", "198.51.100.1"]), a_name(1..3)), 0..4),
-    ) {
-        let (policy, problems) = build(&plan);
-        prop_assert!(problems.is_empty(), "{}", problems);
-        let client: IpAddr = client.parse().unwrap();
-        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let learned: BTreeSet<(IpAddr, DomainName)> =
-            learned.iter().map(|(address, text)| (address.parse().unwrap(), name(text))).collect();
-        let sightings = learned.iter().map(|(address, name)| {
-            let (source, seen) = (Source::Name(name.clone()), Timestamp::UNIX_EPOCH);
-            (*address, Sighting { source, first: seen, last: seen })
-        });
-        let set = Learned::default().followed_by(sightings);
-        let moment = Moment { time: Timestamp::from_second(time).unwrap(), trusted };
-        let reference = Reference::new(&plan, client, moment);
-        let group = policy.group(client);
-        prop_assert_eq!(policy.group_name(group), reference.group.map(|group| &*group.name.value));
-        let names: Vec<DomainName> = names.iter().map(|text| name(text)).collect();
-        for asked in &names {
-            let verdict = policy.judge_question(group, client, asked.as_name(), moment);
-            prop_assert_eq!(told(&policy, verdict), reference.question(asked.as_name()), "{}", asked);
-            let explained = policy.explain(client, asked.as_name(), None, &set, moment);
-            prop_assert_eq!(explained.verdict, verdict, "explained {}", asked);
-        }
-        let verdict = policy.judge_answer(group, &names, &addresses, &set);
-        prop_assert_eq!(told(&policy, verdict), reference.answer(&names, &addresses, &learned));
-    }
-
-    #[test]
-    fn a_list_decides_as_its_lines_read_one_by_one_and_the_line_that_decided_is_told(
-        lines in a_list(60),
-        names in prop::collection::vec(a_name(0..6), 8),
-    ) {
-        let mut rule = rule_of("listed", &[], &[]);
-        rule.lists = vec![list::parse("names.txt", text_of(&lines).as_bytes()).0];
-        let mut plan = Plan { packs: vec![pack_of("p", vec![rule])], ..Plan::default() };
-        plan.defaults.packs = vec![0];
-        let (policy, problems) = build(&plan);
-        prop_assert!(problems.is_empty(), "{}", problems);
-        let means = (1..).zip(&lines).flat_map(|(number, (_, means))| means.iter().map(move |mean| (number, mean)));
-        let patterns: Vec<(Pattern, bool, String)> = means
-            .map(|(number, (text, blocks))| (Pattern::parse(text).unwrap(), *blocks, format!("names.txt:{number}")))
-            .collect();
-        let mut distinct: Vec<(String, bool)> = patterns.iter().map(|(p, blocks, _)| (p.to_string(), *blocks)).collect();
-        distinct.sort();
-        distinct.dedup();
-        prop_assert_eq!(policy.summary().patterns, distinct.len());
-        for asked in names.iter().map(|text| name(text)) {
-            let moment = Moment { time: Timestamp::UNIX_EPOCH, trusted: true };
-            let explained = policy.explain("192.0.2.1".parse().unwrap(), asked.as_name(), None, &Learned::default(), moment);
-            let candidates = explained.walk.into_iter().flat_map(|walked| walked.candidates);
-            let decided = candidates.filter(|candidate| candidate.fate == Fate::Wins).map(|candidate| {
-                (candidate.decision == explain::Decision::Block, candidate.origin.unwrap().to_string())
-            });
-            prop_assert_eq!(decided.collect::<Vec<_>>(), Vec::from_iter(winner(patterns.clone(), asked.as_name())), "{}", asked);
-        }
-    }
-
-    #[test]
-    fn two_patterns_that_match_one_name_overlap(one in a_pattern(), other in a_pattern(), asked in a_name(0..6)) {
-        let (one, other) = (Pattern::parse(&one.value).unwrap(), Pattern::parse(&other.value).unwrap());
-        let asked = name(&asked);
-        if one.matches(asked.as_name()) && other.matches(asked.as_name()) {
-            prop_assert!(one.overlaps(&other), "{} {} {}", one, other, asked);
-        }
-    }
-}
+#[cfg(test)]
+pub(crate) mod tests;

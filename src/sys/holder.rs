@@ -41,7 +41,7 @@ pub struct Process {
 
 /// One line of a table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Line {
+pub(crate) struct Line {
     address: SocketAddr,
     user: u32,
     inode: u64,
@@ -59,7 +59,7 @@ pub fn holder(protocol: Protocol, address: SocketAddr) -> Option<Holder> {
 }
 
 /// `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode ..`, numbers in hex but for the last three.
-fn parse(line: &str, protocol: Protocol) -> Option<Line> {
+pub(crate) fn parse(line: &str, protocol: Protocol) -> Option<Line> {
     const LISTENING: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let address = parse_address(fields.nth(1)?)?;

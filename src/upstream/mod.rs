@@ -312,6 +312,9 @@ impl Surroundings {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use system::parse as resolv_conf_servers;
+
 /// The servers that `system` stands for at this moment; none where the system names none.
 pub fn system_servers() -> Vec<SocketAddr> {
     system::servers(RESOLV_CONF.as_ref(), RESOLVED_CONF.as_ref()).unwrap_or_default()

@@ -56,7 +56,7 @@ fn read(path: &Path) -> Result<Vec<SocketAddr>, NoServers> {
     if servers.is_empty() { Err(NoServers::Empty { path: shown() }) } else { Ok(servers) }
 }
 
-fn parse(text: &str, interface: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
+pub(crate) fn parse(text: &str, interface: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         // The keyword starts the line; what follows the address is a comment to glibc.
         let rest = line.strip_prefix("nameserver")?;

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["daemon"],
     &["cli"],
+    &["fuzzing"],
 ];
 
 /// Layers up to this one are pure: no tokio, no socket, no clock, no file, no log.

@@ -107,13 +107,13 @@ proptest! {
 
     #[test]
     fn squid_denies_exactly_the_names_and_addresses_that_the_policy_refuses(
-        policy in reference::a_policy(),
-        names in prop::collection::vec(reference::a_name(0..6), 12),
+        policy in reference::tests::a_policy(),
+        names in prop::collection::vec(reference::tests::a_name(0..6), 12),
         addresses in prop::collection::vec(
             prop::sample::select(vec!["192.0.2.1", "192.0.2.200", "2001:db8::1", "198.51.100.1", "64:ff9b::c000:201"]),
             3,
         ),
-        learned in prop::collection::vec((prop::sample::select(vec!["192.0.2.1", "198.51.100.1"]), reference::a_name(1..3)), 0..4),
+        learned in prop::collection::vec((prop::sample::select(vec!["192.0.2.1", "198.51.100.1"]), reference::tests::a_name(1..3)), 0..4),
         client in prop::sample::select(vec!["10.9.9.9", "10.1.2.3", "::ffff:10.1.2.3", "192.0.2.9", "2001:db8::9"]),
     ) {
         let sightings = learned.iter().map(|(address, name)| {

@@ -179,7 +179,7 @@ fn write(fields: &mut Request, element: &Element) {
     }
 }
 
-fn read(kind: u16, fields: Attributes<'_>) -> Option<Element> {
+pub(super) fn read(kind: u16, fields: Attributes<'_>) -> Option<Element> {
     let value = fields.within(KEY).value(VALUE)?;
     let fits = kind == ELEMENT && value.len() <= Key::ROOM;
     let left = fields.long_number(EXPIRATION).or(fields.long_number(TIMEOUT));

@@ -96,7 +96,7 @@ impl Flows {
     }
 }
 
-fn read(message: &Message<'_>) -> Option<Flow> {
+pub(super) fn read(message: &Message<'_>) -> Option<Flow> {
     let attributes = message.attributes(NFGENMSG);
     let (original, reply) = (attributes.within(ORIGINAL), attributes.within(REPLY));
     let (protocol, source, destination) = read_tuple(original)?;

@@ -24,6 +24,8 @@ mod sockets;
 mod tables;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(any(test, fuzzing))]
+mod walk;
 
 pub use changes::{Change, Changes};
 pub use elements::{Element, Key};
@@ -32,3 +34,5 @@ pub use packets::{LoggedPacket, PacketLog};
 pub use socket::Netfilter;
 pub use sockets::{FoundSocket, SocketTable, Transport};
 pub use tables::{Adoption, Table};
+#[cfg(any(test, fuzzing))]
+pub(crate) use walk::walk;

@@ -119,7 +119,7 @@ fn missed(next: &mut Option<u32>, sequence: u32) -> u32 {
 }
 
 /// The packet, where it is one of IP, and its number; `None` for other messages.
-fn read(message: &Message<'_>) -> Option<(Option<LoggedPacket>, Option<u32>)> {
+pub(super) fn read(message: &Message<'_>) -> Option<(Option<LoggedPacket>, Option<u32>)> {
     let is_packet = message.kind == netfilter(libc::NFNL_SUBSYS_ULOG, libc::NFULNL_MSG_PACKET);
     let attributes = is_packet.then(|| message.attributes(NFGENMSG))?;
     Some((read_packet(attributes), attributes.number(SEQUENCE)))

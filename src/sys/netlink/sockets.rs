@@ -201,7 +201,7 @@ fn is_at(socket: &FoundSocket, local: SocketAddr) -> bool {
     socket.local.port() == local.port() && (own == local.ip().to_canonical() || own.is_unspecified())
 }
 
-fn read(message: &Message<'_>) -> Option<FoundSocket> {
+pub(super) fn read(message: &Message<'_>) -> Option<FoundSocket> {
     let family = i32::from(*message.body.first()?);
     let id: [u8; ID] = number(message.body.get(MESSAGE_ID..)?)?;
     let end = |port: usize, ip: usize| {

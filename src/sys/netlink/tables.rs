@@ -167,7 +167,7 @@ impl Netfilter {
     }
 }
 
-fn read_table(message: &Message<'_>) -> Table {
+pub(super) fn read_table(message: &Message<'_>) -> Table {
     let attributes = message.attributes(NFGENMSG);
     let flags = attributes.number(TABLE_FLAGS).unwrap_or_default();
     Table { persists: flags & PERSIST != 0, owner: attributes.number(TABLE_OWNER) }
