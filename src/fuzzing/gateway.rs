@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     name::{DomainName, NameBuffer},
     policy::{Action, Basis, Learned, Moment, Policy, RuleId, Verdict},
-    upstream::{Lanes, Surroundings, Upstream},
+    upstream::{Lanes, Outlet, Surroundings, Upstream},
     wire::{
         CLASS_IN, HEADER, Rcode,
         answer::{Answer, Asked},
@@ -120,7 +120,7 @@ static GROUND: LazyLock<Ground> = LazyLock::new(|| {
     let nowhere = Path::new("/nonexistent");
     let lanes = Arc::new(Lanes::start(0, &metrics).expect("a lane"));
     let (resolv_conf, resolved_conf) = (nowhere.into(), nowhere.into());
-    let surroundings = Surroundings { own: Vec::new(), lanes, resolv_conf, resolved_conf };
+    let surroundings = Surroundings { own: Vec::new(), lanes, outlet: Outlet::default(), resolv_conf, resolved_conf };
     let upstream = Upstream::start(&config.upstream, surroundings, Arc::clone(&metrics)).expect("nobody to ask");
     let recorder = Recorder::start(&config.audit, nowhere, Arc::clone(&metrics)).expect("a record of nothing");
     let access = Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(&metrics));
