@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{TcpListener, UdpSocket},
     os::{
         fd::OwnedFd,
         unix::net::{UnixDatagram, UnixListener},
