@@ -77,7 +77,7 @@ as_root install -d -m 2750 -o tunnelwarden -g "$(id -g)" "$logs"
 configuration | as_root tee "$config" >/dev/null
 "$program" check --config "$config" || fail "the inputs give no configuration"
 
-# In a session of its own, and without what the runner knows its job's processes by: it goes on until the machine does.
+# Apart from this step, and without what the runner knows its job's processes by: it goes on until the machine does.
 # shellcheck disable=SC2016 # the inner shell expands
 as_root env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     setsid sh -c 'exec "$@" </dev/null >>/var/log/tunnelwarden.log 2>&1 &' start \
