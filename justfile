@@ -20,6 +20,15 @@ deny:
 run *arguments:
     cargo run --release --locked -- serve {{arguments}}
 
+# The program for an empty root, linked whole: target/container/tunnelwarden.
+static:
+    deploy/container/build
+
+# The images' roots, run as a container runtime would, as root; and the manifests, which takes PyPI once.
+check-containers: static
+    tests/container.sh target/container/tunnelwarden
+    tests/manifests.py target/container/tunnelwarden
+
 # Every configuration that is shipped, warnings counted.
 check-configs:
     #!/bin/sh

@@ -242,10 +242,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             error.downcast_ref::<daemon::guard::Unguarded>(),
             Some(daemon::guard::Unguarded::NoRight | daemon::guard::Unguarded::NoSight)
         )
-        || matches!(
-            error.downcast_ref::<crate::firewall::Failure>(),
-            Some(crate::firewall::Failure::NotPermitted(_) | crate::firewall::Failure::NoNamespace(_))
-        );
+        || matches!(error.downcast_ref::<crate::firewall::Failure>(), Some(crate::firewall::Failure::NotPermitted(_)));
     if denied { Exit::NotPermitted } else { Exit::Failed }
 }
 

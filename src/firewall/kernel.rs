@@ -12,7 +12,11 @@ use super::{
     Ruleset, TABLE,
     listing::{Difference, Listing},
 };
-use crate::sys::{namespace::in_fresh_network, netlink::Netfilter};
+use crate::sys::{
+    namespace::in_fresh_network,
+    netlink::Netfilter,
+    rights::{self, Right},
+};
 
 /// Where `nft` is looked for; whoever started us may have any other program in its path.
 const NFT_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -37,9 +41,6 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
-    /// Nothing to compare with: the expected listing is made in a network of its own.
-    #[error("cannot make a network namespace to compare with: it takes root, or CAP_SYS_ADMIN")]
-    NoNamespace(#[source] io::Error),
     /// The kernel would not.
     #[error("the kernel refuses")]
     Kernel(#[source] io::Error),
@@ -47,6 +48,9 @@ pub enum Failure {
     #[error("the kernel has other rules than were loaded: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NotTaken(Vec<Difference>),
 }
+
+/// A table beside ours that is there for a moment and has no force.
+const TWIN: &str = "tunnelwarden-twin";
 
 /// Longest complaint of `nft` that is passed on, in bytes.
 const MAX_COMPLAINT: usize = 1000;
@@ -103,7 +107,7 @@ pub fn load(script: &str) -> Result<(), Failure> {
 /// another mode's.
 fn fits(ruleset: &Ruleset) -> Result<bool, Failure> {
     let is_typed = |there: &Listing, name: &str, key: &str| there.value(&format!("set {name}"), "type") == Some(key);
-    let there = listed()?;
+    let there = listed(TABLE)?;
     Ok(there.is_none_or(|there| ruleset.dynamic_types().all(|(name, key)| is_typed(&there, name, key))))
 }
 
@@ -112,26 +116,40 @@ fn fits(ruleset: &Ruleset) -> Result<bool, Failure> {
 /// # Errors
 /// It is still there.
 pub fn remove() -> Result<bool, Failure> {
-    let was_there = listed()?.is_some();
+    let was_there = listed(TABLE)?.is_some();
     if was_there {
         load(&format!("delete table inet {TABLE}\n"))?;
     }
     Ok(was_there)
 }
 
-/// How the kernel differs from these rules. They are loaded into a network of their own, and the two listings are
-/// compared: `nft` writes both.
+/// How the kernel differs from these rules. They are loaded where they have no force, and the two listings are compared:
+/// `nft` writes both.
 ///
 /// # Errors
 /// It cannot be told.
 pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
-    let Some(found) = listed()? else { return Ok(vec![Difference::NoTable]) };
-    let expected = in_fresh_network(|| {
-        load(&ruleset.to_string())?;
-        listed()
+    let Some(found) = listed(TABLE)? else { return Ok(vec![Difference::NoTable]) };
+    let script = ruleset.to_string();
+    let apart = in_fresh_network(|| {
+        load(&script)?;
+        listed(TABLE)
     });
-    let expected = expected.map_err(Failure::NoNamespace)??;
+    // A container, which may change its packet filter, may not make networks.
+    let expected = apart.unwrap_or_else(|_| twin(&script))?;
     Ok(expected.map(|expected| expected.differences(&found)).unwrap_or_default())
+}
+
+/// What `nft` makes of a script, by a table beside ours that is dormant: its chains are at no hook.
+fn twin(script: &str) -> Result<Option<Listing>, Failure> {
+    let rules = without_table(script).replace(&format!(" inet {TABLE} "), &format!(" inet {TWIN} "));
+    let (add, delete) =
+        (format!("add table inet {TWIN} {{ flags dormant; }}\n"), format!("delete table inet {TWIN}\n"));
+    // One may be left of a comparison that was ended.
+    load(&format!("{add}{delete}{add}{rules}"))?;
+    let listing = listed(TWIN);
+    load(&delete)?;
+    listing
 }
 
 /// The same where there should be no rules.
@@ -139,13 +157,13 @@ pub fn compare(ruleset: &Ruleset) -> Result<Vec<Difference>, Failure> {
 /// # Errors
 /// It cannot be told.
 pub fn compare_with_none() -> Result<Vec<Difference>, Failure> {
-    Ok(listed()?.map(|_| Difference::Extra(format!("table inet {TABLE}"))).into_iter().collect())
+    Ok(listed(TABLE)?.map(|_| Difference::Extra(format!("table inet {TABLE}"))).into_iter().collect())
 }
 
-/// Our table as it is; `None` where there is none.
-fn listed() -> Result<Option<Listing>, Failure> {
+/// A table as it is; `None` where there is none.
+fn listed(table: &str) -> Result<Option<Listing>, Failure> {
     // Without counters' values, and everything in numbers.
-    match nft(&["-snn", "list", "table", "inet", TABLE], "", "read packet filter rules") {
+    match nft(&["-snn", "list", "table", "inet", table], "", "read packet filter rules") {
         Ok(text) => Ok(Some(Listing::read(&text))),
         Err(Failure::Refused(said)) if said.contains("No such file or directory") => Ok(None),
         Err(failure) => Err(failure),
@@ -156,6 +174,8 @@ fn listed() -> Result<Option<Listing>, Failure> {
 fn nft(arguments: &[&str], input: &str, doing: &'static str) -> Result<String, Failure> {
     let paths = NFT_FOLDERS.iter().map(|folder| PathBuf::from(folder).join("nft"));
     let path = paths.into_iter().find(|path| path.exists()).ok_or(Failure::NoNft)?;
+    // Where it cannot be, `nft` says what it lacks.
+    let _ = rights::hand_on(Right::NetAdmin);
     let mut command = Command::new(&path);
     command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = command.spawn().and_then(|mut child| {

@@ -169,7 +169,7 @@ fn refused(failure: firewall::Failure) -> Failed {
         firewall::Failure::NotPermitted(_) => Trouble::NoRight,
         firewall::Failure::Refused(said) => return (Trouble::Ruleset, said),
         firewall::Failure::Kernel(_) => Trouble::Kernel,
-        firewall::Failure::NoNamespace(_) | firewall::Failure::NotTaken(_) => Trouble::NotAsLoaded,
+        firewall::Failure::NotTaken(_) => Trouble::NotAsLoaded,
     };
     (trouble, failure.to_string())
 }

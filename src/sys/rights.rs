@@ -81,6 +81,21 @@ pub fn keep_only(keep: &[Right]) -> io::Result<()> {
     seal()
 }
 
+/// Programs that this thread starts have a right, too, if it has it. Root's have it anyway; another user's have not where
+/// it came from our own file (capabilities(7), "File capabilities").
+///
+/// # Errors
+/// When a sandbox forbids it.
+pub fn hand_on(right: Right) -> io::Result<()> {
+    if Uid::effective().is_root() || !has(right)? {
+        return Ok(());
+    }
+    let mut words = read()?;
+    words.iter_mut().zip(halves(bit(right))).for_each(|(word, half)| word.inheritable |= half);
+    set(words)?;
+    control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, u32::from(right as u8))
+}
+
 /// No program that is started gains a right, and nobody of the same user looks into us.
 fn seal() -> io::Result<()> {
     set_no_new_privs()?;
@@ -116,6 +131,10 @@ fn bits([low, high]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+fn halves(mask: u64) -> [u32; 2] {
+    [mask, mask >> 32].map(|half| u32::try_from(half & u64::from(u32::MAX)).unwrap_or_default())
+}
+
 fn read() -> io::Result<[Word; 2]> {
     let mut words = [Word::default(); 2];
     // SAFETY: the header is valid for reads, and version 3 writes two words.
@@ -126,11 +145,12 @@ fn read() -> io::Result<[Word; 2]> {
 }
 
 fn write(rights: &[Right], inheritable: u64) -> io::Result<()> {
-    let half = |mask: u64, shift: u32| u32::try_from(mask >> shift & u64::from(u32::MAX)).unwrap_or_default();
-    let words = [0, 32].map(|shift| {
-        let rights = half(mask(rights), shift);
-        Word { effective: rights, permitted: rights, inheritable: half(inheritable, shift) }
-    });
+    let ([low, high], [low_inheritable, high_inheritable]) = (halves(mask(rights)), halves(inheritable));
+    let word = |rights, inheritable| Word { effective: rights, permitted: rights, inheritable };
+    set([word(low, low_inheritable), word(high, high_inheritable)])
+}
+
+fn set(words: [Word; 2]) -> io::Result<()> {
     // SAFETY: header and two words, as version 3 has them, are valid for reads.
     #[allow(unsafe_code, reason = "no face for capset in std, nix or libc")]
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const OURSELVES, words.as_ptr()) };
