@@ -456,7 +456,8 @@ pub fn connections_that_are_only_observed_are_not_cut(mode: Mode) {
 
 pub fn an_exception_opens_its_name_for_a_time_and_then_cuts(mode: Mode) {
     let guarded = Guarded::by(mode, Rules::default());
-    let until = jiff::Timestamp::now() + Duration::from_secs(12);
+    // Long enough for a busy machine to be let through before its end.
+    let until = jiff::Timestamp::now() + Duration::from_secs(30);
     let rest =
         format!("[[exceptions]]\nname = \"{DEFAULT}\"\nnetworks = [\"any\"]\nuntil = {until}\nreason = \"a test\"\n");
     guarded.reload(&Rules { rest, ..Rules::default() }.configuration(mode));
@@ -468,6 +469,7 @@ pub fn an_exception_opens_its_name_for_a_time_and_then_cuts(mode: Mode) {
     assert_eq!(other, Outcome::Alert(112), "it opened more than its name");
     let mut lives = guarded.job().inside(|prober| prober.converse_over_tls(foreign, DEFAULT)).unwrap();
     assert!(lives.goes_on());
+    thread::sleep(Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default());
     wait_for("its end", || (by_name() == Outcome::NoName).then_some(()));
     wait_for("the cut", || (!lives.goes_on()).then_some(()));
     guarded.assert_every_way();
