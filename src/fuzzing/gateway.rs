@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
-use super::packets::{is_reply, is_well_formed};
+use super::packets::is_well_formed;
 use crate::{
     audit::{Recorder, Transport},
     cache::Cache,
@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     name::{DomainName, NameBuffer},
     policy::{Action, Basis, Learned, Moment, Policy, RuleId, Verdict},
-    upstream::{Lanes, Surroundings, Upstream},
+    upstream::{Lanes, Outlet, Surroundings, Upstream},
     wire::{
         CLASS_IN, HEADER, Rcode,
         answer::{Answer, Asked},
@@ -120,7 +120,7 @@ static GROUND: LazyLock<Ground> = LazyLock::new(|| {
     let nowhere = Path::new("/nonexistent");
     let lanes = Arc::new(Lanes::start(0, &metrics).expect("a lane"));
     let (resolv_conf, resolved_conf) = (nowhere.into(), nowhere.into());
-    let surroundings = Surroundings { own: Vec::new(), lanes, resolv_conf, resolved_conf };
+    let surroundings = Surroundings { own: Vec::new(), lanes, outlet: Outlet::default(), resolv_conf, resolved_conf };
     let upstream = Upstream::start(&config.upstream, surroundings, Arc::clone(&metrics)).expect("nobody to ask");
     let recorder = Recorder::start(&config.audit, nowhere, Arc::clone(&metrics)).expect("a record of nothing");
     let access = Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(&metrics));
@@ -203,7 +203,9 @@ fn by_hand(packet: &[u8], client: Ipv4Addr, transport: Transport, said: &[u8]) -
                 Transport::Tcp | Transport::Tls | Transport::Https => usize::from(u16::MAX),
             };
             let reply = answer_to(&question, client, limit, said)?;
-            is_reply(&reply, packet, &question, limit);
+            // Whether hickory can read it depends on what the server put into it.
+            assert!(reply.len() <= limit && reply[..2] == packet[..2]);
+            assert_eq!(&reply[HEADER..HEADER + question.section.len()], question.section);
             Some(reply)
         }
     }

@@ -36,11 +36,11 @@ fn has_an_end<T: Debug>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, keeper
 }
 
 fn is_bounded(request: &keeper::Request) {
-    use keeper::Request::{Bye, Count, Cut, Deny, Forget, Permit, PermitPort, Process, Release, Reload, Remove};
+    use keeper::Request::{Bye, Count, Cut, Deny, Forget, Mark, Permit, PermitPort, Process, Release, Reload, Remove};
     match request {
         Permit { addresses, .. } | PermitPort { addresses, .. } => assert!(addresses.len() <= PERMITTED_AT_ONCE),
         Deny { addresses, .. } | Forget { addresses } => assert!(addresses.len() <= DENIED_AT_ONCE),
-        Count | Release { .. } | Cut { .. } | Process { .. } | Reload | Remove | Bye => {}
+        Bye | Count | Cut { .. } | Mark | Process { .. } | Release { .. } | Reload | Remove => {}
     }
 }
 
