@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
-use super::packets::{is_reply, is_well_formed};
+use super::packets::is_well_formed;
 use crate::{
     audit::{Recorder, Transport},
     cache::Cache,
@@ -203,7 +203,9 @@ fn by_hand(packet: &[u8], client: Ipv4Addr, transport: Transport, said: &[u8]) -
                 Transport::Tcp | Transport::Tls | Transport::Https => usize::from(u16::MAX),
             };
             let reply = answer_to(&question, client, limit, said)?;
-            is_reply(&reply, packet, &question, limit);
+            // Whether hickory can read it depends on what the server put into it.
+            assert!(reply.len() <= limit && reply[..2] == packet[..2]);
+            assert_eq!(&reply[HEADER..HEADER + question.section.len()], question.section);
             Some(reply)
         }
     }

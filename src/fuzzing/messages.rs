@@ -40,7 +40,7 @@ fn is_bounded(request: &keeper::Request) {
     match request {
         Permit { addresses, .. } | PermitPort { addresses, .. } => assert!(addresses.len() <= PERMITTED_AT_ONCE),
         Deny { addresses, .. } | Forget { addresses } => assert!(addresses.len() <= DENIED_AT_ONCE),
-        Count | Release { .. } | Cut { .. } | Process { .. } | Mark | Reload | Remove | Bye => {}
+        Bye | Count | Cut { .. } | Mark | Process { .. } | Release { .. } | Reload | Remove => {}
     }
 }
 

@@ -81,12 +81,11 @@ fn is_refused_within_every_limit(bytes: &[u8], question: &Question<'_>) {
 }
 
 /// A reply of ours to this question: whole, of its id, with its question byte for byte, and not too long.
-pub(super) fn is_reply(out: &[u8], asked: &[u8], question: &Question<'_>, limit: usize) -> Message {
+fn is_reply(out: &[u8], asked: &[u8], question: &Question<'_>, limit: usize) {
     assert!(out.len() <= limit, "{} bytes of {limit}", out.len());
     assert_eq!(&out[HEADER..HEADER + question.section.len()], question.section);
     let shown = read_reply(out, asked);
     assert_eq!(shown.edns.is_some(), question.edns.is_some(), "EDNS is answered with EDNS");
-    shown
 }
 
 /// hickory takes it for a response with this packet's id.
