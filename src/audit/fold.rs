@@ -35,7 +35,8 @@ pub(super) const MAX_OPEN: usize = 10_000;
 /// Every open fold.
 #[derive(Debug)]
 pub(super) struct Folds {
-    open: HashMap<Arc<Key>, Fold>,
+    /// Boxed, since a table in which much comes and goes doubles once more than what it holds needs.
+    open: HashMap<Arc<Key>, Box<Fold>>,
     by_age: BTreeMap<Id, Arc<Key>>,
     /// Open folds of one client and of one network.
     precise: usize,
@@ -160,7 +161,7 @@ impl Folds {
         }
         *self.room(grain) += 1;
         self.by_age.insert(record.id, Arc::clone(&key));
-        self.open.insert(key, Fold { record: record.clone(), repeats: Vec::new(), is_changed: false });
+        self.open.insert(key, Box::new(Fold { record: record.clone(), repeats: Vec::new(), is_changed: false }));
         record
     }
 

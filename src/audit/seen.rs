@@ -19,9 +19,8 @@ use jiff::Timestamp;
 
 use super::fold::{Grain, Key, Likeness, is_past};
 
-/// Attempts of one client and name that a thread knows: more than there can be folds of them. A table of 16,384 places
-/// takes 14,336, so some are left for what comes while others go.
-const MAX_CLIENTS: usize = 12_288;
+/// Attempts of one client and name that a thread knows: more than there can be folds of them.
+const MAX_CLIENTS: usize = 14_336;
 
 /// The same of a network, and of everybody: as many as there are rules, in all likelihood.
 const MAX_NETWORKS: usize = 4096;
@@ -30,13 +29,14 @@ const MAX_EVERYBODY: usize = 1024;
 /// How long a thread that knows enough waits before it looks again for what it may forget.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
 
-/// What one thread has seen. Its hash seed is its own, since clients choose the names.
+/// What one thread has seen. Its hash seed is its own, since clients choose the names. A table in which much comes and goes
+/// doubles once more than what it holds needs; so it holds boxes.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     hashing: RandomState,
-    clients: HashTable<Known>,
-    networks: HashTable<Known>,
-    everybody: HashTable<Known>,
+    clients: HashTable<Box<Known>>,
+    networks: HashTable<Box<Known>>,
+    everybody: HashTable<Box<Known>>,
     forgot_at: Timestamp,
 }
 
@@ -96,19 +96,10 @@ impl Seen {
         let grain = repeats.grain;
         let hash = likeness.hash(grain, &self.hashing);
         let known = Known { hash, key: Key::new(likeness, grain), since: time, tally: Arc::clone(&repeats.tally) };
-        let table = self.table(grain);
-        // Places of what was forgotten are not all free again, and a table without a free one doubles: one of the same size
-        // takes over instead.
-        if table.len() == table.capacity() && table.len() > most(grain) / 2 {
-            let full = std::mem::replace(table, HashTable::with_capacity(most(grain)));
-            for known in full {
-                table.insert_unique(known.hash, known, |known| known.hash);
-            }
-        }
-        table.insert_unique(hash, known, |known| known.hash);
+        self.table(grain).insert_unique(hash, Box::new(known), |known| known.hash);
     }
 
-    fn table(&mut self, grain: Grain) -> &mut HashTable<Known> {
+    fn table(&mut self, grain: Grain) -> &mut HashTable<Box<Known>> {
         match grain {
             Grain::Client => &mut self.clients,
             Grain::Network => &mut self.networks,
@@ -117,7 +108,11 @@ impl Seen {
     }
 
     fn has_room(&mut self, grain: Grain, now: Timestamp) -> bool {
-        let most = most(grain);
+        let most = match grain {
+            Grain::Client => MAX_CLIENTS,
+            Grain::Network => MAX_NETWORKS,
+            Grain::Everybody => MAX_EVERYBODY,
+        };
         if self.table(grain).len() >= most && now.duration_since(self.forgot_at).unsigned_abs() >= FORGET_EVERY {
             self.forgot_at = now;
             for table in [&mut self.clients, &mut self.networks, &mut self.everybody] {
@@ -125,15 +120,6 @@ impl Seen {
             }
         }
         self.table(grain).len() < most
-    }
-}
-
-/// What a thread knows of a grain at most.
-fn most(grain: Grain) -> usize {
-    match grain {
-        Grain::Client => MAX_CLIENTS,
-        Grain::Network => MAX_NETWORKS,
-        Grain::Everybody => MAX_EVERYBODY,
     }
 }
 
@@ -279,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn however_long_attempts_come_and_go_the_table_stays_as_large() {
+    fn however_long_attempts_come_and_go_the_table_stays_small() {
         let mut seen = Seen::default();
         let mut queued = std::collections::VecDeque::new();
         for number in 0..3 * MAX_CLIENTS {
@@ -292,7 +278,7 @@ mod tests {
             }
             queued.extend(see(&mut seen, at(0), &attempt("192.0.2.1:1", &format!("n{number}.example"))));
         }
-        assert!(seen.clients.len() == MAX_CLIENTS && seen.clients.capacity() <= 14_336, "{}", seen.clients.capacity());
+        assert!(seen.clients.len() == MAX_CLIENTS && seen.clients.allocation_size() < 512 << 10);
     }
 
     #[test]
