@@ -213,13 +213,11 @@ impl NameBuffer {
             let ascii = idna::domain_to_ascii(text).map_err(|_| InvalidName::BadIdn)?;
             return self.take_ascii(&ascii);
         }
-        // A label that claims to be IDNA and is not would be a name nobody can ask for by its letters.
-        if text.split('.').any(|label| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--")))
-            && idna::domain_to_unicode(text).1.is_err()
-        {
-            return Err(InvalidName::BadIdn);
-        }
-        self.take_ascii(text)
+        self.take_ascii(text)?;
+        // A label that claims to be IDNA and is not would be a name nobody can ask for by its letters. What follows an
+        // escaped dot is no label of its own.
+        let claims = self.name().labels().any(|label| label.starts_with(b"xn--"));
+        if claims && idna::domain_to_unicode(text).1.is_err() { Err(InvalidName::BadIdn) } else { Ok(()) }
     }
 
     /// Most names at once: a million lines are read this way. `false`: there is something to look at more closely.
@@ -440,6 +438,7 @@ mod tests {
             (".",                           "."),
             ("bücher.example",              "xn--bcher-kva.example"),
             ("XN--BCHER-KVA.example",       "xn--bcher-kva.example"),
+            (r"a\.xn--a.example",           r"a\.xn--a.example"),
             (r"a\.b.example",               r"a\.b.example"),
             (r"\065\000.example",           r"a\000.example"),
             (r"a\ b.example",               r"a\032b.example"),

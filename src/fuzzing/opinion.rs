@@ -67,7 +67,9 @@ fn is_the_same_answer(bytes: &[u8], theirs: &Message) {
     let Some((name, qtype, qclass)) = question_of(bytes) else { return };
     let asked = Asked { name: name.as_name(), qtype, qclass, dnssec_ok: false };
     let Ok(ours) = Answer::read(bytes, &asked) else { return };
-    assert_eq!(ours.rcode().0, u16::from(theirs.metadata.response_code));
+    // Of a truncated packet we do not even read the OPT record, where the upper bits of the code are.
+    let bits = if ours.is_truncated() { 0xf } else { u16::MAX };
+    assert_eq!(ours.rcode().0, u16::from(theirs.metadata.response_code) & bits);
     assert_eq!(
         (ours.is_truncated(), ours.is_authentic()),
         (theirs.metadata.truncation, theirs.metadata.authentic_data)
