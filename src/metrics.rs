@@ -164,6 +164,12 @@ counters! {
     malformed = "malformed_total";
     /// Questions of those who may not ask.
     turned_away = "turned_away_total";
+    /// Questions beyond the rate of their client or forwarder, by what they got.
+    over_rate_silent = "over_rate_total" { "answer=\"silence\"" };
+    /// Questions beyond the rate of their client or forwarder, by what they got.
+    over_rate_truncated = "over_rate_total" { "answer=\"truncated\"" };
+    /// Questions beyond the rate of their client or forwarder, by what they got.
+    over_rate_refused = "over_rate_total" { "answer=\"refused\"" };
     /// Questions refused by the policy.
     blocked = "blocked_total";
     /// What the policy said of questions, packets and connections that it knows something of.

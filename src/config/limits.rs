@@ -15,6 +15,9 @@ pub(super) fn read(root: &mut Table<'_>) -> Options {
         let others = [("refused", Others::Refused), ("silence", Others::Silence)];
         set(&mut options.others, table.take("others", |value| value.keyword(&others)));
         set(&mut options.forwarders, table.list("forwarders", read_forwarder));
+        set(&mut options.rate, table.take("rate", |value| value.integer(0..=1_000_000)));
+        set(&mut options.rate_per_forwarder, table.take("rate-per-forwarder", |value| value.integer(0..=1_000_000)));
+        set(&mut options.slip, table.take("slip", |value| value.integer(0..=10)));
         let counts = [
             ("waiting", &mut options.waiting, 1_000_000),
             ("waiting-per-client", &mut options.waiting_per_client, 1_000_000),

@@ -175,6 +175,9 @@ fn every_key_reaches_its_option() {
         clients = ["private", "192.0.2.0/24"]
         others = "silence"
         forwarders = ["10.0.0.53"]
+        rate = 7
+        rate-per-forwarder = 8
+        slip = 9
         waiting = 1
         waiting-per-client = 2
         waiting-per-forwarder = 3

@@ -1,4 +1,4 @@
-//! Who may ask, and how much of us one asker may hold at once: questions that wait, connections that stand.
+//! Who may ask, how often, and how much of us one asker may hold at once: questions that wait, connections that stand.
 //!
 //! Nothing here answers anybody: doors and gateway ask, and say REFUSED, close or keep silent themselves.
 
@@ -8,9 +8,10 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -18,8 +19,11 @@ use foldhash::quality::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{Asker, ClientScope, Options};
-use crate::{metrics::Metrics, sys::interfaces::Interfaces};
+use super::{
+    Asker, ClientScope, Options,
+    rate::{Pace, Payer, Rates},
+};
+use crate::{audit::Transport, metrics::Metrics, sys::interfaces::Interfaces};
 
 /// What one may do who comes from an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +40,8 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Access {
     rules: ArcSwap<Rules>,
+    /// Made with the first rate that is configured: until then a question costs a look here.
+    rates: OnceLock<Rates>,
     waiting: Arc<Quota>,
     connections: Arc<Quota>,
     tunnels: Arc<Quota>,
@@ -124,12 +130,14 @@ impl Access {
     pub fn new(options: &Options, groups: impl IntoIterator<Item = IpNet>, metrics: Arc<Metrics>) -> Self {
         let access = Self {
             rules: ArcSwap::from_pointee(Rules::new(options, groups, Vec::new())),
+            rates: OnceLock::new(),
             waiting: Arc::default(),
             connections: Arc::default(),
             tunnels: Arc::default(),
             hellos: Arc::default(),
             metrics,
         };
+        access.make_rates(options);
         access.read_links_or_warn();
         access
     }
@@ -138,6 +146,7 @@ impl Access {
     pub fn replace(&self, options: &Options, groups: impl IntoIterator<Item = IpNet>) {
         // Those on our links go on being served while the interfaces are read again.
         self.rules.store(Arc::new(Rules::new(options, groups, self.rules.load().links.clone())));
+        self.make_rates(options);
         self.read_links_or_warn();
     }
 
@@ -169,6 +178,27 @@ impl Access {
     /// Is whoever comes from `address` a forwarder?
     pub fn is_forwarder(&self, address: IpAddr) -> bool {
         self.rules.load().forwarders.hold(address.to_canonical())
+    }
+
+    /// How a question that was put just now stands to the rates of who pays for it: its client, and a forwarder, which
+    /// pays for what it asks for others too. It is paid for where it is within.
+    pub fn pace(&self, asker: &Asker, admission: Admission) -> Pace {
+        let Some(rates) = self.rates.get() else { return Pace::Within };
+        let (rules, now) = (self.rules.load(), Instant::now());
+        let Options { rate, rate_per_forwarder, slip, .. } = *rules.limits;
+        let client = asker.client.ip();
+        if admission == Admission::Forwarder {
+            let forwarder = Payer::Forwarder(asker.via.unwrap_or(client));
+            let pace = rates.spend(forwarder, rate_per_forwarder, 0, now);
+            if asker.via.is_none() || pace != Pace::Within {
+                return pace;
+            }
+        }
+        let payer = match asker.transport {
+            Transport::Udp => Payer::Datagram(client),
+            Transport::Tcp | Transport::Tls | Transport::Https => Payer::Stream(client),
+        };
+        rates.spend(payer, rate, slip, now)
     }
 
     /// A place among the questions that wait for an upstream. `None` where all, the asker's own or its
@@ -232,6 +262,12 @@ impl Access {
     /// The limits in force; `connections` already within what the process may have open.
     pub fn limits(&self) -> Arc<Options> {
         Arc::clone(&self.rules.load().limits)
+    }
+
+    fn make_rates(&self, options: &Options) {
+        if options.rate > 0 || options.rate_per_forwarder > 0 {
+            self.rates.get_or_init(Rates::new);
+        }
     }
 
     fn read_links_or_warn(&self) {

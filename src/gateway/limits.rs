@@ -11,6 +11,12 @@ pub struct Options {
     pub others: Others,
     /// Front resolvers, which may say for whom they ask.
     pub forwarders: Vec<IpNet>,
+    /// Questions a second by one client, a v6 /64 being one; as many at once after a second's rest. 0, which is no limit.
+    pub rate: u32,
+    /// The same for one forwarder. 0.
+    pub rate_per_forwarder: u32,
+    /// Of the datagrams over the rate each so many-th is answered with the advice to come over TCP; with 0 none. At most 10. 2.
+    pub slip: u32,
     /// Questions that may wait for an upstream, in all. 10,000.
     pub waiting: usize,
     /// The same for one client address; the addresses of a v6 /64 have 16 times as many together. 200.
@@ -54,6 +60,9 @@ impl Default for Options {
             clients: vec![ClientScope::Private, ClientScope::OnLink],
             others: Others::Refused,
             forwarders: Vec::new(),
+            rate: 0,
+            rate_per_forwarder: 0,
+            slip: 2,
             waiting: 10_000,
             waiting_per_client: 200,
             waiting_per_forwarder: 5_000,

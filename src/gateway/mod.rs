@@ -11,6 +11,7 @@ mod limits;
 mod note;
 mod opening;
 mod passage;
+mod rate;
 mod replies;
 
 use std::{
@@ -33,6 +34,7 @@ pub use admission::{Access, Admission, Permit};
 pub use clock::Clock;
 pub use limits::{ClientScope, Options, Others};
 pub use passage::{Arrival, Ticket};
+pub use rate::Pace;
 
 use crate::{
     audit::{Decision, Recorder, Transport},
@@ -44,7 +46,7 @@ use crate::{
     policy::{Basis, GroupId, Moment, Policy, Reason, RuleId, Verdict},
     upstream::{self, Failure, Lane, Query, Upstream},
     wire::{
-        CLASS_IN, Rcode,
+        CLASS_IN, Header, Rcode,
         answer::{Answer, Asked},
         question::{Peeked, Question, peek},
         reply::{self, Ageing, ExtendedError},
@@ -228,12 +230,7 @@ impl Gateway {
         let step = match peeked {
             Peeked::Silence(_) => Step::Silence,
             Peeked::Question(question) => self.take(packet, &question, asker, admission, reply),
-            Peeked::Fault { header, .. } if admission == Admission::Refused => self.turn_away(header, None, reply),
-            Peeked::Fault { header, rcode } => {
-                self.metrics.malformed.increment();
-                reply::fault(header, rcode, reply);
-                Step::Reply
-            }
+            Peeked::Fault { header, rcode } => self.take_faulty(header, rcode, asker, admission, reply),
         };
         self.count(&step, reply);
         step
@@ -337,7 +334,27 @@ impl Gateway {
         Some(self.deliver(&case, &found, &mut pass, reply))
     }
 
-    /// A readable question: who asks, what the policy says of the name, what may be wrong behind it, the cache.
+    /// A query whose question cannot be read.
+    fn take_faulty(
+        &self,
+        header: Header,
+        rcode: Rcode,
+        asker: Asker,
+        admission: Admission,
+        reply: &mut Vec<u8>,
+    ) -> Step {
+        if let Pace::Over { .. } = self.access.pace(&asker, admission) {
+            return self.say_too_many(header, None, (&asker, admission), false, reply);
+        }
+        if admission == Admission::Refused {
+            return self.turn_away(header, None, reply);
+        }
+        self.metrics.malformed.increment();
+        reply::fault(header, rcode, reply);
+        Step::Reply
+    }
+
+    /// A readable question: who asks, how often, what the policy says of the name, what may be wrong behind it, the cache.
     fn take(
         &self,
         packet: &[u8],
@@ -352,11 +369,15 @@ impl Gateway {
         if self.is_scout(question.name) {
             return self.refuse_own(question, reply);
         }
+        let asker = believe(asker, admission, question);
+        if let Pace::Over { slips } = self.access.pace(&asker, admission) {
+            return self.say_too_many(question.header, Some(question), (&asker, admission), slips, reply);
+        }
         if admission == Admission::Refused {
             return self.turn_away(question.header, Some(question), reply);
         }
         let in_force = self.in_force.load();
-        let case = Case::new(question, believe(asker, admission, question), &in_force);
+        let case = Case::new(question, asker, &in_force);
         let mut pass = match self.judge(&case) {
             Ok(pass) => pass,
             Err(reason) => return self.refuse(&case, reason, None, reply),

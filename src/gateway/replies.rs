@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
-use super::{Case, Gateway, Others, Step, note::Note};
+use super::{Admission, Asker, Case, Gateway, Others, Step, note::Note};
 use crate::{
     audit::{Attempt, Decision, Evidence, Likeness, Process, Transport, Way},
     cache::{self, KeyRef},
@@ -120,6 +120,40 @@ impl Gateway {
                 reply::error(question, Rcode::REFUSED, Some(error), question.udp_limit(0), reply);
             }
             (Others::Refused, None) => reply::fault(header, Rcode::REFUSED, reply),
+        }
+        Step::Reply
+    }
+
+    /// Who asks more often than it may. A datagram's sender may be forged, so it mostly gets silence, and now and then the
+    /// advice to come over TCP: who is real does, and has a share of its own there. Who does not forge is told: a stream's
+    /// peer, and a forwarder, which would take silence for our death.
+    pub(super) fn say_too_many(
+        &self,
+        header: Header,
+        question: Option<&Question<'_>>,
+        (asker, admission): (&Asker, Admission),
+        slips: bool,
+        reply: &mut Vec<u8>,
+    ) -> Step {
+        let is_forged_easily = asker.transport == Transport::Udp && admission != Admission::Forwarder;
+        match question {
+            Some(question) if is_forged_easily && slips && admission == Admission::Allowed => {
+                self.metrics.over_rate_truncated.increment();
+                reply::truncated(question, reply);
+            }
+            Some(_) | None if is_forged_easily || admission == Admission::Refused => {
+                self.metrics.over_rate_silent.increment();
+                return Step::Silence;
+            }
+            Some(question) => {
+                self.metrics.over_rate_refused.increment();
+                let error = ExtendedError { code: ede::OTHER, text: b"too many questions a second" };
+                reply::error(question, Rcode::REFUSED, Some(error), question.udp_limit(0), reply);
+            }
+            None => {
+                self.metrics.over_rate_refused.increment();
+                reply::fault(header, Rcode::REFUSED, reply);
+            }
         }
         Step::Reply
     }

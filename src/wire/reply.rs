@@ -87,6 +87,13 @@ pub fn error(question: &Question<'_>, rcode: Rcode, error: Option<ExtendedError<
     finish(question, rcode, Sections::default(), error, limit, out);
 }
 
+/// Nothing, and the advice to ask over TCP. `out` is empty.
+pub fn truncated(question: &Question<'_>, out: &mut Vec<u8>) {
+    begin(question, out);
+    let sections = Sections { truncated: true, ..Sections::default() };
+    finish(question, Rcode::NOERROR, sections, None, question.udp_limit(0), out);
+}
+
 /// A refusal by policy. `out` is empty.
 ///
 /// Above `limit` first the extended error's text goes, then the error, then the SOA; addresses that do not fit make
