@@ -19,7 +19,7 @@ use tunnelwarden::{
     audit::{Attempt, Decision, Recorder, Transport, Way},
     cache::{Cache, KeyRef},
     config::{self, Config},
-    gateway::{Access, Asker, Clock, Gateway, InForce, Step},
+    gateway::{self, Access, Admission, Asker, Clock, Gateway, InForce, Step},
     ingress::Published,
     metrics::Metrics,
     name::{DomainName, NameBuffer},
@@ -92,6 +92,19 @@ fn judge_an_answer(bencher: Bencher<'_, '_>, count: u32) {
     let group = policy.group(CLIENT);
     bencher
         .bench_local(|| policy.judge_answer(group, black_box(answer.aliases()), answer.addresses(), &learned.load()));
+}
+
+/// Whether a client may ask so often: without a rate, with one, and with one that many others share the table of.
+#[divan::bench(args = [(0, 1), (1_000_000, 1), (1_000_000, 100_000), (1, 100_000)], sample_size = 1_000)]
+fn pace_a_client(bencher: Bencher<'_, '_>, (rate, clients): (u32, u32)) {
+    let options = gateway::Options { rate, ..gateway::Options::default() };
+    let access = Access::new(&options, [], Arc::default());
+    let mut next = (0..clients).cycle();
+    bencher.bench_local(|| {
+        let client = Ipv4Addr::from(0x0a00_0000 + next.next().unwrap_or_default().wrapping_mul(7_919) % (1 << 24));
+        let asker = Asker { client: SocketAddr::new(client.into(), 40_000), via: None, transport: Transport::Udp };
+        access.pace(black_box(&asker), Admission::Allowed)
+    });
 }
 
 #[divan::bench(sample_size = 100)]

@@ -1,5 +1,5 @@
 //! The way of a question that needs no waiting takes no memory: what is blocked for the second time, what is cached, and
-//! who may not ask.
+//! who may not ask, or asks too often.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ use tunnelwarden::{
     audit::{Filter, Reader, Recorder, Transport},
     cache::{Cache, KeyRef},
     config,
-    gateway::{Access, Asker, Clock, Gateway, InForce, Step},
+    gateway::{Access, Asker, Clock, Gateway, InForce, Options, Step},
     ingress::Published,
     keeper::{Done, Keeper, Keyed, LONGEST, Leases, Reply, Request},
     metrics::Metrics,
@@ -279,4 +279,11 @@ fn a_question_that_is_only_observed_takes_no_memory() {
 fn those_who_may_not_ask_take_no_memory() {
     let house = House::open();
     assert_eq!(house.allocations("203.0.113.9", "plain.example"), 0);
+}
+
+#[test]
+fn those_who_ask_too_often_take_no_memory() {
+    let house = House::open();
+    house.gateway.access().replace(&Options { rate: 1, slip: 1, ..Options::default() }, []);
+    assert_eq!(house.allocations("10.1.2.3", "plain.example"), 0);
 }

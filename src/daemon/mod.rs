@@ -3,6 +3,7 @@
 mod banner;
 mod firewall;
 pub mod guard;
+mod limits;
 mod reload;
 mod state;
 mod watch;
@@ -196,6 +197,7 @@ fn start(
     let surroundings = Surroundings { outlet, ..Surroundings::new(doors.addresses().collect(), lanes) };
     let upstream = Arc::new(Upstream::start(&config.upstream, surroundings.clone(), Arc::clone(metrics))?);
     let access = Arc::new(Access::new(&config.limits, config.client_networks.iter().copied(), Arc::clone(metrics)));
+    access.listen_on(doors.addresses().map(|address| address.ip()).collect());
     let clock = Arc::new(Clock::new(state.latest_time()));
     if !clock.moment(Timestamp::now()).trusted {
         let latest = clock.latest();
@@ -234,6 +236,7 @@ fn start(
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
     tasks.spawn(watchdog::keep(doors.pulse(), stop.clone()));
+    tasks.spawn(limits::watch(Arc::clone(metrics), stop.clone()));
     let enforcement = match (guard, gate, leases.clone()) {
         (Some(guard), Some(gate), Some(leases)) => {
             let watched = firewall::Watched {

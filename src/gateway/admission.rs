@@ -42,6 +42,8 @@ pub struct Access {
     rules: ArcSwap<Rules>,
     /// Made with the first rate that is configured: until then a question costs a look here.
     rates: OnceLock<Rates>,
+    /// Where we are asked; anywhere as long as nobody has said.
+    listening: OnceLock<Vec<IpAddr>>,
     waiting: Arc<Quota>,
     connections: Arc<Quota>,
     tunnels: Arc<Quota>,
@@ -66,7 +68,8 @@ struct Rules {
     clients: Ranges,
     forwarders: Ranges,
     named: Vec<IpNet>,
-    /// Networks of our interfaces, as they were last read; empty unless `clients` names them.
+    /// Our own addresses, and the networks of the interfaces we listen on, as they were last read; empty unless
+    /// `clients` names them.
     links: Vec<IpNet>,
     on_link: bool,
     limits: Arc<Options>,
@@ -105,16 +108,10 @@ const SHARDS: usize = 16;
 /// How many shares of a single client a /64 may have together.
 const NEIGHBOURS: usize = 16;
 
-/// `"private"`: RFC 1918, RFC 6598 section 7, RFC 3927, RFC 4193, RFC 4291 section 2.5.6.
-const PRIVATE: [IpNet; 7] = [
-    v4([10, 0, 0, 0], 8),
-    v4([172, 16, 0, 0], 12),
-    v4([192, 168, 0, 0], 16),
-    v4([100, 64, 0, 0], 10),
-    v4([169, 254, 0, 0], 16),
-    v6(0xfc00, 7),
-    v6(0xfe80, 10),
-];
+/// `"private"`: RFC 1918, RFC 4193, RFC 4291 section 2.5.6. Not 100.64.0.0/10: behind a carrier's NAT that is the
+/// neighbours (RFC 6598).
+const PRIVATE: [IpNet; 5] =
+    [v4([10, 0, 0, 0], 8), v4([172, 16, 0, 0], 12), v4([192, 168, 0, 0], 16), v6(0xfc00, 7), v6(0xfe80, 10)];
 
 const fn v4(octets: [u8; 4], length: u8) -> IpNet {
     let [a, b, c, d] = octets;
@@ -131,6 +128,7 @@ impl Access {
         let access = Self {
             rules: ArcSwap::from_pointee(Rules::new(options, groups, Vec::new())),
             rates: OnceLock::new(),
+            listening: OnceLock::new(),
             waiting: Arc::default(),
             connections: Arc::default(),
             tunnels: Arc::default(),
@@ -150,13 +148,27 @@ impl Access {
         self.read_links_or_warn();
     }
 
+    /// From now on only those are on-link who stand in a network of an interface with one of these addresses: a
+    /// resolver for the LAN is none of the uplink's neighbours' business. The first such set counts.
+    pub fn listen_on(&self, addresses: Vec<IpAddr>) {
+        let _ = self.listening.set(addresses);
+        self.read_links_or_warn();
+    }
+
     /// Reads the networks of our interfaces again; cheap, and nothing where `clients` does not name them.
     ///
     /// # Errors
     /// When the kernel does not tell; the networks known before stay.
     pub fn refresh_links(&self) -> io::Result<()> {
         if self.rules.load().on_link {
-            let links = Interfaces::read()?.networks;
+            let interfaces = Interfaces::read()?;
+            let networks = match self.listening.get() {
+                Some(listening) => interfaces.networks_at(listening),
+                None => interfaces.networks,
+            };
+            // What this machine sends itself, to whichever address, comes from one of these.
+            let own = interfaces.addresses.into_iter().map(IpNet::from);
+            let links: Vec<_> = networks.into_iter().chain(own).collect();
             self.rules.rcu(|rules| rules.with_links(&links));
         }
         Ok(())
@@ -183,8 +195,11 @@ impl Access {
     /// How a question that was put just now stands to the rates of who pays for it: its client, and a forwarder, which
     /// pays for what it asks for others too. It is paid for where it is within.
     pub fn pace(&self, asker: &Asker, admission: Admission) -> Pace {
-        let Some(rates) = self.rates.get() else { return Pace::Within };
-        let (rules, now) = (self.rules.load(), Instant::now());
+        self.rates.get().map_or(Pace::Within, |rates| self.pace_at(rates, asker, admission, Instant::now()))
+    }
+
+    fn pace_at(&self, rates: &Rates, asker: &Asker, admission: Admission, now: Instant) -> Pace {
+        let rules = self.rules.load();
         let Options { rate, rate_per_forwarder, slip, .. } = *rules.limits;
         let client = asker.client.ip();
         if admission == Admission::Forwarder {
@@ -478,9 +493,8 @@ mod tests {
             ("172.31.255.255",      Admission::Allowed),
             ("172.32.0.0",          Admission::Refused),
             ("192.168.1.1",         Admission::Allowed),
-            ("100.127.0.1",         Admission::Allowed),
-            ("100.128.0.1",         Admission::Refused),
-            ("169.254.1.1",         Admission::Allowed),
+            ("100.127.0.1",         Admission::Refused),
+            ("169.254.1.1",         Admission::Refused),
             ("fd00::1",             Admission::Allowed),
             ("fe80::1",             Admission::Allowed),
             ("fec0::1",             Admission::Refused),
@@ -509,10 +523,52 @@ mod tests {
         for address in &links.addresses {
             assert_eq!(named.admits(*address), Admission::Allowed, "{address}");
         }
+        named.listen_on(vec!["192.0.2.1".parse().unwrap()]);
+        for address in &links.addresses {
+            assert_eq!(named.admits(*address), Admission::Allowed, "{address} is our own");
+        }
+        for network in links.networks.iter().filter(|network| network.prefix_len() < 24) {
+            let Some(neighbour) = network.hosts().find(|host| !links.addresses.contains(host)) else { continue };
+            let expected = if neighbour.is_loopback() { Admission::Allowed } else { Admission::Refused };
+            assert_eq!(named.admits(neighbour), expected, "{neighbour}: nobody there is asked to ask us");
+        }
         named.replace(&Options { clients: Vec::new(), ..Options::default() }, []);
         for address in links.addresses.iter().filter(|address| !address.is_loopback()) {
             assert_eq!(named.admits(*address), Admission::Refused, "{address}");
         }
+    }
+
+    #[test]
+    fn who_asks_too_often_is_told_apart_by_its_way_and_forwarders_pay_for_whom_they_name() {
+        let options = Options {
+            forwarders: vec!["10.0.0.53/32".parse().unwrap()],
+            rate: 2,
+            rate_per_forwarder: 4,
+            slip: 2,
+            ..Options::default()
+        };
+        let access = access(&options, &[]);
+        let now = Instant::now();
+        let pace = |client: &str, via: Option<&str>, transport| {
+            let asker = Asker { transport, ..asker(client, via) };
+            let admission = access.admits(asker.via.unwrap_or(asker.client.ip()));
+            access.pace_at(access.rates.get().unwrap(), &asker, admission, now)
+        };
+        let (silent, slips) = (Pace::Over { slips: false }, Pace::Over { slips: true });
+        #[rustfmt::skip]
+        let table = [
+            ("10.0.0.1",  None,              Transport::Udp, [Pace::Within, Pace::Within, silent, slips]),
+            ("10.0.0.1",  None,              Transport::Tcp, [Pace::Within, Pace::Within, silent, slips]),
+            ("10.0.0.2",  Some("10.0.0.53"), Transport::Udp, [Pace::Within, Pace::Within, silent, slips]),
+            ("10.0.0.3",  Some("10.0.0.53"), Transport::Udp, [silent; 4]),
+            ("10.0.0.53", None,              Transport::Udp, [silent; 4]),
+        ];
+        for (client, via, transport, expected) in table {
+            assert_eq!([(); 4].map(|()| pace(client, via, transport)), expected, "{client} {via:?} {transport:?}");
+        }
+        access.replace(&Options { rate: 0, rate_per_forwarder: 0, ..options }, []);
+        assert_eq!(pace("10.0.0.1", None, Transport::Udp), Pace::Within);
+        assert_eq!(pace("10.0.0.53", None, Transport::Udp), Pace::Within);
     }
 
     #[test]

@@ -36,9 +36,9 @@ pub struct Options {
 /// One entry of `clients`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientScope {
-    /// `"private"`: RFC 1918, 100.64.0.0/10, fc00::/7, 169.254.0.0/16 and fe80::/10.
+    /// `"private"`: RFC 1918, fc00::/7 and fe80::/10.
     Private,
-    /// `"on-link"`: the networks of our own interfaces.
+    /// `"on-link"`: the networks of the interfaces we listen on, and our own addresses.
     OnLink,
     /// A network.
     Network(IpNet),

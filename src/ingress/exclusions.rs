@@ -137,6 +137,7 @@ mod tests {
         let interfaces = Interfaces {
             addresses: vec!["5.9.1.2".parse().unwrap(), "2a01:4f8:1::2".parse().unwrap()],
             networks: vec!["5.9.1.0/26".parse().unwrap(), "2a01:4f8:1::/64".parse().unwrap()],
+            ..Interfaces::default()
         };
         let upstream = ["62.1.2.3", "::ffff:62.1.2.4", "2a00:b::53"].map(|text| text.parse().unwrap());
         let mut exclusions = Exclusions::new(&policy, &interfaces, upstream.into_iter());

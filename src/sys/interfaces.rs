@@ -12,6 +12,8 @@ pub struct Interfaces {
     pub addresses: Vec<IpAddr>,
     /// The networks these stand in. One that would take in everybody (a mask of length 0, as some tunnels have) is left out.
     pub networks: Vec<IpNet>,
+    /// By interface: its name, an address, and the network that this stands in.
+    standings: Vec<(String, IpAddr, Option<IpNet>)>,
 }
 
 impl Interfaces {
@@ -26,8 +28,19 @@ impl Interfaces {
             interfaces.addresses.push(address);
             let network = interface.netmask.as_ref().and_then(ip).and_then(|mask| network(address, mask));
             interfaces.networks.extend(network);
+            interfaces.standings.push((interface.interface_name, address, network));
         }
         Ok(interfaces)
+    }
+
+    /// The networks of those interfaces alone that have one of `addresses`; of all where one is unspecified.
+    pub fn networks_at(&self, addresses: &[IpAddr]) -> Vec<IpNet> {
+        let is_meant = |name: &str| {
+            addresses.iter().any(|address| address.is_unspecified())
+                || self.standings.iter().any(|(at, address, _)| at == name && addresses.contains(address))
+        };
+        let standings = self.standings.iter().filter(|(name, ..)| is_meant(name));
+        standings.filter_map(|(.., network)| *network).collect()
     }
 }
 
@@ -52,6 +65,34 @@ mod tests {
         let interfaces = Interfaces::read().unwrap();
         assert!(interfaces.addresses.contains(&IpAddr::from(Ipv4Addr::LOCALHOST)), "{interfaces:?}");
         assert!(interfaces.networks.contains(&"127.0.0.0/8".parse().unwrap()), "{interfaces:?}");
+    }
+
+    #[test]
+    fn the_networks_of_an_interface_are_those_of_all_its_addresses_and_of_no_other() {
+        let standing = |name: &str, text: &str| {
+            let network: IpNet = text.parse().unwrap();
+            (name.to_owned(), network.addr(), Some(network.trunc()))
+        };
+        let standings = vec![
+            standing("lo", "127.0.0.1/8"),
+            standing("lan", "10.1.0.1/24"),
+            standing("lan", "2001:db8::1/64"),
+            standing("wan", "203.0.113.9/28"),
+        ];
+        let interfaces = Interfaces { standings, ..Interfaces::default() };
+        #[rustfmt::skip]
+        let table: &[(&[&str], &[&str])] = &[
+            (&[],                       &[]),
+            (&["127.0.0.1"],            &["127.0.0.0/8"]),
+            (&["127.0.0.1", "10.1.0.1"], &["127.0.0.0/8", "10.1.0.0/24", "2001:db8::/64"]),
+            (&["192.0.2.1"],            &[]),
+            (&["0.0.0.0"],              &["127.0.0.0/8", "10.1.0.0/24", "2001:db8::/64", "203.0.113.0/28"]),
+        ];
+        for (listening, expected) in table {
+            let listening: Vec<IpAddr> = listening.iter().map(|text| text.parse().unwrap()).collect();
+            let expected: Vec<IpNet> = expected.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(interfaces.networks_at(&listening), expected, "{listening:?}");
+        }
     }
 
     #[test]

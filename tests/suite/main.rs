@@ -19,6 +19,7 @@ mod firewall;
 mod gate;
 mod house;
 mod ingress;
+mod limits;
 mod namespaces;
 mod questions;
 mod real_client;
