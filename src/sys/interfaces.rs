@@ -13,7 +13,7 @@ pub struct Interfaces {
     /// The networks these stand in. One that would take in everybody (a mask of length 0, as some tunnels have) is left out.
     pub networks: Vec<IpNet>,
     /// By interface: its name, an address, and the network that this stands in.
-    standings: Vec<(String, IpAddr, Option<IpNet>)>,
+    pub standings: Vec<(String, IpAddr, Option<IpNet>)>,
 }
 
 impl Interfaces {
