@@ -62,7 +62,7 @@ const SETS: usize = 1 << 14;
 
 /// What is known of one, in a word: 16 bits to tell it from the others of its set, 4 that count towards the next that
 /// slips, 44 for when its share is whole, in ticks since the table was made.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Entry {
     tag: u64,
     refused: u64,
@@ -102,8 +102,9 @@ impl Rates {
         let tag = hash >> (u64::BITS - TAG_BITS);
         loop {
             let Some((cell, seen)) = set.place_of(tag, now) else { return Pace::Within };
-            let entry = Some(Entry::from_bits(seen)).filter(|entry| entry.tag == tag).unwrap_or_default();
-            let (after, pace) = Entry { tag, ..entry }.spend(cost, share, slip, now);
+            let known = Some(Entry::from_bits(seen)).filter(|entry| seen != 0 && entry.tag == tag);
+            let entry = known.unwrap_or(Entry { tag, refused: 0, whole_at: now & TIME });
+            let (after, pace) = entry.spend(cost, share, slip, now);
             // Who loses the race looks again: another thread has got on.
             if cell.compare_exchange_weak(seen, after.to_bits(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return pace;
