@@ -263,6 +263,9 @@ fn header(id: u16, counts: [u16; 4]) -> Vec<u8> {
     packet
 }
 
+/// Makes a packet with an id.
+type Bomb = fn(u16) -> Vec<u8>;
+
 /// A question for an A record in IN.
 const QUESTION: &[u8] = b"\x03www\x07example\x00\x00\x01\x00\x01";
 
@@ -300,7 +303,7 @@ fn no_question_made_to_be_expensive_costs_ten_milliseconds() {
     let upstream = upstream_for_all();
     let daemon = Daemon::start(&config(upstream.address(), ""));
     assert!(is_refused(&daemon));
-    let bombs: [(&str, fn(u16) -> Vec<u8>); 3] =
+    let bombs: [(&str, Bomb); 3] =
         [("options", many_options), ("pointers", many_pointers), ("a loop", a_loop_of_pointers)];
     for (kind, bomb) in bombs {
         let before = daemon.ticks();
