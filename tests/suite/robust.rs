@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     process::Command,
     thread,
@@ -16,11 +16,11 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use nix::sys::signal::Signal;
-use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    client::{ask, is_met_with_silence, read_frame, receive, write_frame},
+    client::{ask, connect_from, is_met_with_silence, read_frame, receive, write_frame},
     daemon::{Daemon, PATIENCE, binary, wait_for},
+    dice::Dice,
     load::upstream_for_all,
     nameserver::Nameserver,
 };
@@ -40,35 +40,6 @@ fn numbered(number: u32) -> String {
     format!("connect.n{number}.ngrok-agent.com")
 }
 
-/// A reproducible source of numbers (Marsaglia's xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % bound as u64).unwrap()
-    }
-
-    /// Some bytes changed, cut off, put in or appended.
-    fn mutate(&mut self, packet: &mut Vec<u8>) {
-        for _ in 0..=self.below(4) {
-            let byte = u8::try_from(self.below(256)).unwrap();
-            let at = self.below(packet.len().max(1));
-            match self.below(6) {
-                0 => packet.truncate(at),
-                1 => packet.insert(at.min(packet.len()), byte),
-                2 => packet.extend(std::iter::repeat_n(byte, self.below(40))),
-                // Counts and flags more often than chance has it.
-                3 if packet.len() > 12 => packet[2 + at % 10] = byte,
-                _ if at < packet.len() => packet[at] = byte,
-                _ => {}
-            }
-        }
-    }
-}
-
 fn seeds() -> Vec<Vec<u8>> {
     let asks = [
         ask("www.example.", RecordType::A),
@@ -81,14 +52,14 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn twenty_thousand_mutated_packets_are_survived_and_every_reply_is_a_message() {
+fn sixty_thousand_mutated_packets_are_survived_and_every_reply_is_a_message() {
     let upstream = Nameserver::with_address("192.0.2.1".parse().unwrap());
     let daemon = Daemon::start(&config(upstream.address(), ""));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(daemon.dns()).unwrap();
     let (mut dice, seeds) = (Dice(0x5eed), seeds());
     let (mut sent, mut replies, mut memory) = (HashSet::new(), 0, 0);
-    for round in 0..400 {
+    for round in 0..1200 {
         for _ in 0..50 {
             let mut packet = seeds[dice.below(seeds.len())].clone();
             dice.mutate(&mut packet);
@@ -136,15 +107,6 @@ fn twenty_thousand_mutated_packets_are_survived_and_every_reply_is_a_message() {
     assert!(log.lines().count() < 50, "strangers fill the log:\n{log}");
 }
 
-fn connect_from(client: &str, server: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(client.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
-    // Before connecting, so that the window stays as small.
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&server.into()).unwrap();
-    socket.into()
-}
-
 #[test]
 fn slow_and_greedy_streams_are_bounded_do_not_touch_datagrams_and_leave_nothing_behind() {
     let upstream = upstream_for_all();
@@ -183,13 +145,6 @@ fn allow_descriptors(daemon: &Daemon, limit: &str) {
     assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
 }
 
-/// Processor time a process has used, in clock ticks: fields 14 and 15 of proc_pid_stat(5).
-fn ticks(daemon: &Daemon) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
-    let (_, behind_name) = stat.rsplit_once(") ").unwrap();
-    behind_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
-}
-
 #[test]
 fn without_descriptors_datagrams_are_answered_and_accepting_rests_until_there_are_some() {
     let upstream = upstream_for_all();
@@ -200,11 +155,11 @@ fn without_descriptors_datagrams_are_answered_and_accepting_rests_until_there_ar
     let mut stream = TcpStream::connect(daemon.dns()).unwrap();
     write_frame(&mut stream, &ask(BLOCKED, RecordType::A).bytes());
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let before = ticks(&daemon);
+    let before = daemon.ticks();
     let read = stream.read(&mut [0; 1]).map_err(|error| error.kind());
     assert!(matches!(read, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "nobody accepts: {read:?}");
     // A hundred ticks are a second on one processor; spinning would take them all.
-    let used = ticks(&daemon) - before;
+    let used = daemon.ticks() - before;
     assert!(used < 40, "{used} ticks in a second of rest");
     for number in 0..50 {
         assert!(is_refused(&daemon, &numbered(number)));

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{DNSClass, Name, RecordType},
 };
+use socket2::{Domain, Socket, Type};
 
 use super::daemon::PATIENCE;
 
@@ -89,7 +90,12 @@ impl Ask {
 
 /// The reply to any bytes, or none within a second.
 pub fn send_udp(server: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
-    let local = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let local = match (server.ip().is_loopback(), server.is_ipv4()) {
+        (true, true) => "127.0.0.1:0",
+        (true, false) => "[::1]:0",
+        (false, true) => "0.0.0.0:0",
+        (false, false) => "[::]:0",
+    };
     let socket = UdpSocket::bind(local).unwrap();
     socket.connect(server).unwrap();
     socket.send(packet).unwrap();
@@ -122,6 +128,16 @@ pub fn send_tcp(server: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(server).unwrap();
     write_frame(&mut stream, packet);
     read_frame(&mut stream)
+}
+
+/// A connection from one of the many addresses of loopback, with a small window.
+pub fn connect_from(client: &str, server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(client.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+    // Before connecting, so that the window stays as small.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.into()).unwrap();
+    socket.into()
 }
 
 /// Writes a message behind its length.

@@ -46,6 +46,15 @@ impl Daemon {
         Self::run(folder)
     }
 
+    /// The same by way of other programs that end in `exec`, `prlimit` say: these words stand before its own.
+    pub fn start_under(words: &[&str], config: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tunnelwarden.toml"), expand(config)).unwrap();
+        prepare(folder.path());
+        let command = under(words, &command(folder.path(), &["serve"]));
+        Self::launch(folder, command)
+    }
+
     fn run(folder: TempDir) -> Self {
         let command = command(folder.path(), &["serve"]);
         Self::launch(folder, command)
@@ -116,10 +125,12 @@ impl Daemon {
 
     /// The record as JSON objects, oldest first, everything recorded so far in it.
     pub fn attempts(&self) -> Vec<serde_json::Value> {
-        let output = self.command(&["attempts", "--json", "--all"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        attempts_of(&mut command(self.folder.path(), &["attempts", "--json", "--all"]))
+    }
+
+    /// The same, read by way of other programs as in [`start_under`](Self::start_under).
+    pub fn attempts_under(&self, words: &[&str]) -> Vec<serde_json::Value> {
+        attempts_of(&mut under(words, &command(self.folder.path(), &["attempts", "--json", "--all"])))
     }
 
     /// What it has learned of ingress addresses, as `explain --learned` tells.
@@ -144,6 +155,13 @@ impl Daemon {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Processor time it has used, in hundredths of a second: fields 14 and 15 of proc_pid_stat(5).
+    pub fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let (_, behind_name) = stat.rsplit_once(") ").unwrap();
+        behind_name.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
     /// SIGTERM, then its exit code and what it wrote to standard error.
@@ -182,6 +200,21 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command.args(arguments).arg("--config").arg(config).arg("--state-dir").arg(state);
     command.stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
     command
+}
+
+/// Puts words before a command.
+fn under(words: &[&str], inner: &Command) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(inner.get_program()).args(inner.get_args());
+    command.stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command
+}
+
+fn attempts_of(command: &mut Command) -> Vec<serde_json::Value> {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Waits until `condition` gives something, or fails the test.

@@ -3,6 +3,7 @@
 pub mod bed;
 pub mod client;
 pub mod daemon;
+pub mod dice;
 pub mod encrypted;
 pub mod load;
 #[allow(dead_code, reason = "shared with the library's own tests of upstreams, which need more of it")]
