@@ -14,7 +14,7 @@ use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
     daemon::{
-        self, Setup,
+        self, Confinement, Setup, State,
         guard::{self, Whose},
     },
     listen::Given,
@@ -43,7 +43,10 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     // Before there are threads.
     let whose = arguments.keeper.as_deref().map_or(Whose::Ours(common.config.as_deref()), Whose::Another);
     let guard = guard::raise(&config, whose, &state_dir)?;
-    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir, guard, given };
+    let state = State::take(&state_dir)?;
+    let confinement = Confinement::enter(&config, state.folder());
+    state.is_still_ours()?;
+    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state, guard, confinement, given };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(daemon::run(setup))?;
     Ok(Exit::Done)
