@@ -41,7 +41,7 @@ use crate::{
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, KEPT, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
-    listen::{Doors, Given, House, Serving, open_admin},
+    listen::{Doors, Given, House, Serving},
     metrics::Metrics,
     sys::memory,
     upstream::{Lanes, Outlet, Surroundings, Upstream},
@@ -80,6 +80,10 @@ pub struct Setup {
     pub guard: Option<Guard>,
     /// What this process may still do.
     pub confinement: Confinement,
+    /// Where questions are taken.
+    pub doors: Doors,
+    /// Where health and metrics are shown.
+    pub admin: Option<TcpListener>,
     /// Sockets that systemd opened.
     pub given: Given,
 }
@@ -107,12 +111,12 @@ struct Running {
 /// # Errors
 /// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
 pub async fn run(setup: Setup) -> anyhow::Result<()> {
-    let Setup { config_path, read_at, loaded, config, state, guard, confinement, given } = setup;
+    let Setup { config_path, read_at, loaded, config, state, guard, confinement, doors, admin, given } = setup;
     // Before anything else is opened, so that a stop during the start is not lost.
     let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
     let (mut running, mut reloader) =
-        start(config_path, &loaded, config, (state, guard, confinement, given), &metrics)?;
+        start(config_path, &loaded, config, (state, guard, confinement), (doors, admin, given), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
     running.tasks.spawn(tell_ready(running.enforcement.is_some().then(|| running.ingress.progress())));
@@ -187,14 +191,13 @@ fn start(
     config_path: Option<PathBuf>,
     loaded: &Loaded,
     config: Config,
-    (state, guard, confinement, mut given): (State, Option<Guard>, Confinement, Given),
+    (state, guard, confinement): (State, Option<Guard>, Confinement),
+    (doors, admin, mut given): (Doors, Option<TcpListener>, Given),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
     let started = Timestamp::now();
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
-    let doors = Doors::open(&config.listen, &mut given)?;
     let gate = guard.is_some().then(|| Gate::open(&config.firewall.gate())).transpose()?;
-    let admin = open_admin(config.listen.admin, &mut given)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
     let outlet = guard.as_ref().map(|guard| outlet_by(config.firewall.own_sockets, &guard.keeper)).unwrap_or_default();
