@@ -20,6 +20,7 @@ const STATES: [(State, &str); 4] =
 pub(super) fn text(view: &View) -> String {
     let mut text = view.metrics.to_string();
     process(&mut text, view);
+    sandbox(&mut text, view);
     checks(&mut text, view);
     policy(&mut text, view);
     cache(&mut text, view);
@@ -41,6 +42,12 @@ fn process(text: &mut String, view: &View) {
     gauge(text, "process_resident_memory_bytes", "Memory that is resident.", resident_bytes.map(unlabelled));
     gauge(text, "process_open_fds", "Open file descriptors.", open_files.map(unlabelled));
     gauge(text, "process_max_fds", "File descriptors that may be open.", most_files.map(unlabelled));
+}
+
+fn sandbox(text: &mut String, view: &View) {
+    let samples =
+        view.sandbox.parts.iter().map(|part| (format!("{{part=\"{}\"}}", part.name), u8::from(part.is_in_force)));
+    gauge(text, "tunnelwarden_sandbox", "Whether the kernel confines the process by this.", samples);
 }
 
 /// What the page for orchestrators says, but for its reasons.

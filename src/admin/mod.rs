@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub use readiness::{Check, Condition, LEARNING, NotReadiness, Readiness};
 pub use server::serve;
 
-use crate::{audit::Recorder, gateway::Gateway, ingress::Progress, keeper::Keeper, metrics::Metrics};
+use crate::{
+    audit::Recorder, gateway::Gateway, ingress::Progress, keeper::Keeper, metrics::Metrics, sys::sandbox::Sandbox,
+};
 
 /// The page that says whether questions are answered.
 pub const READY: &str = "/readyz";
@@ -39,6 +41,8 @@ pub struct View {
     pub files: watch::Receiver<Files>,
     /// What holds the firewall, and how far learning is; `None` without one.
     pub firewall: Option<(Arc<Keeper>, watch::Receiver<Progress>)>,
+    /// What confines the process.
+    pub sandbox: Sandbox,
     /// When the process started.
     pub started: Timestamp,
     /// Cancelled when questions are no longer taken.

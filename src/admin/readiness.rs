@@ -16,7 +16,7 @@ use crate::{audit, keeper::Standing, upstream::State};
 /// Every check, in a fixed order.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Readiness {
-    /// `listeners`, `policy`, `upstream`, `record`, and `firewall` where there is one.
+    /// `listeners`, `policy`, `upstream`, `record`, `firewall` where there is one, and `sandbox`.
     pub checks: Vec<Check>,
 }
 
@@ -59,6 +59,8 @@ impl Readiness {
             let age = Timestamp::now().duration_since(view.started).unsigned_abs();
             checks.push(firewall(keeper.standing(), progress.borrow().pending, age));
         }
+        // What the kernel lacks is said and no alarm: it would last as long as the kernel.
+        checks.push(Check::new("sandbox", Condition::Ok, view.sandbox.to_string()));
         Self { checks }
     }
 

@@ -14,10 +14,10 @@ use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
     config,
     daemon::{
-        self, Setup,
+        self, Confinement, Setup, State,
         guard::{self, Whose},
     },
-    listen::Given,
+    listen::{Doors, Given, open_admin},
     sys::{activation, memory},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     start_log();
     // Before anything is opened.
     let passed = activation::passed().context("cannot take the sockets that systemd opened")?;
-    let given = Given::of(passed).context("what systemd passed is no socket")?;
+    let mut given = Given::of(passed).context("what systemd passed is no socket")?;
     let read_at = SystemTime::now();
     let mut loaded = config::load(common.config.as_deref(), Timestamp::now());
     print_problems(&loaded.problems);
@@ -43,7 +43,24 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     // Before there are threads.
     let whose = arguments.keeper.as_deref().map_or(Whose::Ours(common.config.as_deref()), Whose::Another);
     let guard = guard::raise(&config, whose, &state_dir)?;
-    let setup = Setup { config_path: common.config.clone(), read_at, loaded, config, state_dir, guard, given };
+    let state = State::take(&state_dir)?;
+    // Who holds an address that is taken, nobody sees from within.
+    let doors = Doors::open(&config.listen, &mut given)?;
+    let admin = open_admin(config.listen.admin, &mut given)?;
+    let confinement = Confinement::enter(&config, state.folder());
+    state.is_still_ours()?;
+    let setup = Setup {
+        config_path: common.config.clone(),
+        read_at,
+        loaded,
+        config,
+        state,
+        guard,
+        confinement,
+        doors,
+        admin,
+        given,
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(daemon::run(setup))?;
     Ok(Exit::Done)

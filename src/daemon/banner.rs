@@ -18,16 +18,17 @@ use crate::{
     firewall,
     keeper::Standing,
     policy::Mode,
+    sys::sandbox::Sandbox,
 };
 
 /// Says what is up. On standard output, unless attempts go there as JSON.
 pub(super) fn print(
     config: &Config,
     doors: (&[SocketAddr], &[SocketAddr], Option<SocketAddr>),
-    firewall: Option<Standing>,
+    held: (Option<Standing>, &Sandbox),
     state_dir: &Path,
 ) {
-    let text = text(config, doors, firewall, state_dir);
+    let text = text(config, doors, held, state_dir);
     if config.audit.sinks.contains(&Sink::Stdout) {
         anstream::eprint!("{text}");
     } else {
@@ -56,7 +57,7 @@ pub(super) fn follow(recorder: &Recorder) {
 fn text(
     config: &Config,
     (addresses, skipped, admin): (&[SocketAddr], &[SocketAddr], Option<SocketAddr>),
-    firewall: Option<Standing>,
+    (firewall, sandbox): (Option<Standing>, &Sandbox),
     state_dir: &Path,
 ) -> String {
     let mut text = format!("tunnelwarden {}\n", env!("CARGO_PKG_VERSION"));
@@ -79,6 +80,7 @@ fn text(
     if let Some(standing) = firewall {
         row("firewall", &enforced(&config.firewall, standing));
     }
+    row("sandbox", &sandbox.to_string());
     if let Some(address) = addresses.first() {
         let (ip, port) = (address.ip(), address.port());
         row("try", &format!("dig @{ip} -p {port} connect.eu.ngrok-agent.com"));

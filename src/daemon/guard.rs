@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use nix::unistd::{Uid, User};
 use thiserror::Error;
 
-use super::state::LOCK;
+use super::{confinement::needed, state::LOCK};
 use crate::{
     config::Config,
     firewall::{Mode, Obstacle, Options, OwnSockets, user_of},
@@ -117,7 +117,7 @@ pub fn raise(config: &Config, whose: Whose<'_>, state_dir: &Path) -> anyhow::Res
         Whose::Another(path) => find_keeper(path)?,
     };
     guard.scout = start_scout(options);
-    step_down(&user).with_context(|| format!("cannot become user {}", user.name))?;
+    step_down(&user, needed(config)).with_context(|| format!("cannot become user {}", user.name))?;
     Ok(Some(guard))
 }
 
@@ -244,8 +244,7 @@ pub fn obstacles(options: &Options) -> Vec<String> {
 }
 
 /// Becomes the user whose sockets the rules let out.
-fn step_down(user: &User) -> io::Result<()> {
-    let keep: &[Right] = if rights::has(Right::NetBindService)? { &[Right::NetBindService] } else { &[] };
+fn step_down(user: &User, keep: &[Right]) -> io::Result<()> {
     if Uid::effective() == user.uid {
         return rights::keep_only(keep);
     }

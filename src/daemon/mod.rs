@@ -1,6 +1,7 @@
 //! Puts the pieces together, keeps them going, takes them apart: start, reload, stop. Decides nothing.
 
 mod banner;
+mod confinement;
 mod firewall;
 pub mod guard;
 mod limits;
@@ -12,7 +13,7 @@ mod watchdog;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -27,6 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use confinement::Confinement;
 pub use state::{State, StateError, admin_address, latest_time};
 
 use crate::{
@@ -40,7 +42,7 @@ use crate::{
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, KEPT, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
-    listen::{Doors, Given, House, Serving, open_admin},
+    listen::{Doors, Given, House, Serving},
     metrics::Metrics,
     sys::memory,
     upstream::{Lanes, Outlet, Surroundings, Upstream},
@@ -73,10 +75,16 @@ pub struct Setup {
     pub loaded: Loaded,
     /// The configuration in it.
     pub config: Config,
-    /// Where the state is kept.
-    pub state_dir: PathBuf,
+    /// What is kept over a restart.
+    pub state: State,
     /// What enforces, where a firewall is configured.
     pub guard: Option<Guard>,
+    /// What this process may still do.
+    pub confinement: Confinement,
+    /// Where questions are taken.
+    pub doors: Doors,
+    /// Where health and metrics are shown.
+    pub admin: Option<TcpListener>,
     /// Sockets that systemd opened.
     pub given: Given,
 }
@@ -88,6 +96,7 @@ struct Running {
     recorder: Recorder,
     clock: Arc<Clock>,
     state: State,
+    confinement: Confinement,
     doors: Serving,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -103,11 +112,12 @@ struct Running {
 /// # Errors
 /// When it cannot start: state folder, record, an address to listen on, an upstream that is ourselves.
 pub async fn run(setup: Setup) -> anyhow::Result<()> {
-    let Setup { config_path, read_at, loaded, config, state_dir, guard, given } = setup;
+    let Setup { config_path, read_at, loaded, config, state, guard, confinement, doors, admin, given } = setup;
     // Before anything else is opened, so that a stop during the start is not lost.
     let mut signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
-    let (mut running, mut reloader) = start(config_path, &loaded, config, (&state_dir, guard, given), &metrics)?;
+    let (mut running, mut reloader) =
+        start(config_path, &loaded, config, (state, guard, confinement), (doors, admin, given), &metrics)?;
     let mut watch = Watch::new(&loaded.files, read_at);
     drop(loaded);
     running.tasks.spawn(tell_ready(running.enforcement.is_some().then(|| running.ingress.progress())));
@@ -182,15 +192,13 @@ fn start(
     config_path: Option<PathBuf>,
     loaded: &Loaded,
     config: Config,
-    (state_dir, guard, mut given): (&Path, Option<Guard>, Given),
+    (state, guard, confinement): (State, Option<Guard>, Confinement),
+    (doors, admin, mut given): (Doors, Option<TcpListener>, Given),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Running, Reloader)> {
     let started = Timestamp::now();
-    let state = State::take(state_dir)?;
     let recorder = Recorder::start(&config.audit, state.folder(), Arc::clone(metrics))?;
-    let doors = Doors::open(&config.listen, &mut given)?;
     let gate = guard.is_some().then(|| Gate::open(&config.firewall.gate())).transpose()?;
-    let admin = open_admin(config.listen.admin, &mut given)?;
     let lanes =
         Lanes::start(doors.workers(), metrics).context("cannot start the thread that hears upstream servers")?;
     let outlet = guard.as_ref().map(|guard| outlet_by(config.firewall.own_sockets, &guard.keeper)).unwrap_or_default();
@@ -260,16 +268,30 @@ fn start(
         listening: addresses.clone(),
         files: seen,
         firewall: leases.as_ref().map(|leases| (Arc::clone(leases.keeper()), ingress.progress())),
+        sandbox: confinement.sandbox.clone(),
         started,
         stop: stop.clone(),
     };
     let admin = serve_admin(admin, view, &state, &close, &tasks).context("cannot open the admin door")?;
     let standing = leases.as_ref().map(|leases| leases.keeper().standing());
-    banner::print(&config, (&addresses, &skipped, admin), standing, state.folder());
+    banner::print(&config, (&addresses, &skipped, admin), (standing, &confinement.sandbox), state.folder());
     banner::follow(&recorder);
     let reloader = Reloader::new(config_path, config, surroundings, Arc::clone(metrics), files);
     Ok((
-        Running { gateway, ingress, recorder, clock, state, doors, tasks, stop, enforcement, close, commands },
+        Running {
+            gateway,
+            ingress,
+            recorder,
+            clock,
+            state,
+            confinement,
+            doors,
+            tasks,
+            stop,
+            enforcement,
+            close,
+            commands,
+        },
         reloader,
     ))
 }

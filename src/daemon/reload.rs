@@ -109,6 +109,12 @@ impl Reloader {
 
     /// What can fail comes first, so that a failure leaves everything as it was.
     async fn put_in_force(&mut self, running: &Running, next: Config) -> anyhow::Result<Vec<String>> {
+        if let Some(path) = running.confinement.outside(&next, running.state.folder()) {
+            anyhow::bail!(
+                "{} is written only after a restart: this process gave up writing outside the folders it began with",
+                path.display()
+            );
+        }
         let upstream = if next.upstream == self.config.upstream {
             None
         } else {

@@ -12,7 +12,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{AccessFlags, access},
+};
 use thiserror::Error;
 
 use crate::{problem::SourceFile, sys::file::replace_file};
@@ -65,6 +68,15 @@ impl State {
             .map_err(|(file, _)| StateError::InUse { folder: folder.into(), holder: holder(file) })?;
         lock.set_len(0).and_then(|()| writeln!(*lock, "{}", std::process::id())).map_err(unwritable)?;
         Ok(Self { folder: folder.into(), _lock: lock })
+    }
+
+    /// Root may write to anybody's folder, and no more than others once it has given up its rights.
+    ///
+    /// # Errors
+    /// When it cannot be written to any more.
+    pub fn is_still_ours(&self) -> Result<(), StateError> {
+        let may = access(&self.folder, AccessFlags::W_OK | AccessFlags::X_OK);
+        may.map_err(|error| StateError::Unwritable { folder: self.folder.clone(), source: error.into() })
     }
 
     /// Where it is.

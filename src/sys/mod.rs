@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod peer;
 pub mod redirect;
 pub mod rights;
+pub mod sandbox;
 pub mod seqpacket;
 pub mod splice;
 

@@ -81,6 +81,42 @@ pub fn keep_only(keep: &[Right]) -> io::Result<()> {
     seal()
 }
 
+/// Stays the user it is, with no right but those to `keep`, which programs it starts do not have, and there is no way to
+/// gain one. Who looks into us still may: a core dump of a forwarder that guards nothing is its operator's.
+///
+/// # Errors
+/// When it has not what it is to keep.
+pub fn give_up(keep: &[Right]) -> io::Result<()> {
+    forbid_others(keep)?;
+    // An outer sandbox may forbid to change what needs no change.
+    let words = read()?;
+    if bits(words.map(|word| word.permitted | word.inheritable)) != mask(keep) {
+        write(keep, 0)?;
+    }
+    set_no_new_privs()?;
+    Ok(())
+}
+
+/// The names of the rights this thread has.
+///
+/// # Errors
+/// When a sandbox forbids to ask.
+pub fn held() -> io::Result<Vec<String>> {
+    let held = bits(read()?.map(|word| word.permitted));
+    Ok((0..u64::BITS).filter(|number| held & 1 << number != 0).map(name).collect())
+}
+
+fn name(number: u32) -> String {
+    let known = [Right::DacReadSearch, Right::NetBindService, Right::NetAdmin, Right::SysPtrace];
+    match known.into_iter().find(|right| u32::from(*right as u8) == number) {
+        Some(Right::DacReadSearch) => "CAP_DAC_READ_SEARCH".to_owned(),
+        Some(Right::NetBindService) => "CAP_NET_BIND_SERVICE".to_owned(),
+        Some(Right::NetAdmin) => "CAP_NET_ADMIN".to_owned(),
+        Some(Right::SysPtrace) => "CAP_SYS_PTRACE".to_owned(),
+        None => format!("capability {number}"),
+    }
+}
+
 /// Programs that this thread starts have a right, too, if it has it. Root's have it anyway; another user's have not where
 /// it came from our own file (capabilities(7), "File capabilities").
 ///

@@ -85,12 +85,14 @@ fn a_daemon_that_is_well_says_so_to_orchestrators_and_to_healthcheck() {
     assert_eq!(get(&daemon, "/livez"), (200, "ok\n".into()));
     let (status, body) = get(&daemon, "/readyz");
     let lines: Vec<_> = body.lines().collect();
-    let [listeners, policy, servers, record] = lines[..] else { panic!("{body}") };
+    let [listeners, policy, servers, record, sandbox] = lines[..] else { panic!("{body}") };
     assert_eq!(status, 200);
     assert_eq!(listeners, format!("ok listeners: {}", daemon.dns()));
     assert!(policy.starts_with("ok policy: ") && policy.contains(" rules, read at 20"), "{policy}");
     assert_eq!(servers, "ok upstream: 1 of 1 up");
     assert_eq!(record, "ok record: written to store");
+    assert!(sandbox.starts_with("ok sandbox: no capabilities, no_new_privs, "), "{sandbox}");
+    assert_eq!(sample(&daemon, "tunnelwarden_sandbox{part=\"no_new_privs\"}"), 1.0);
     assert_eq!(get(&daemon, "/readyz?strict").0, 200);
     assert_eq!(upstream.asked(), [], "looking asks nobody");
 

@@ -193,7 +193,7 @@ fn changed_servers_limits_and_sinks_take_effect_and_sockets_and_cache_want_a_res
     });
     let daemon = Daemon::start(&config(&one, ""));
     assert_eq!(rcode(&daemon, "first.example"), ResponseCode::NoError);
-    let more = "[limits]\nudp-size = 512\n[[audit.sinks]]\nkind = \"file\"\npath = \"attempts.jsonl\"\n[cache]\nsize = \"1MiB\"";
+    let more = "[limits]\nudp-size = 512\n[[audit.sinks]]\nkind = \"file\"\npath = \"state/attempts.jsonl\"\n[cache]\nsize = \"1MiB\"";
     let changed = config(&two, more).replace("LISTEN", "dns = [\"127.0.0.1:1\"]\nadmin = \"off\"");
     daemon.rewrite(&changed);
     let (code, output, errors) = said(&daemon.command(&["reload"]));
@@ -205,8 +205,23 @@ fn changed_servers_limits_and_sinks_take_effect_and_sockets_and_cache_want_a_res
     let reply = ask("second.example", RecordType::A).udp(daemon.dns());
     assert!(reply.metadata.truncation, "850 bytes are more than the new limit");
     assert!(is_blocked(&daemon, "connect.ngrok-agent.com"));
-    let sink = daemon.folder().join("attempts.jsonl");
+    let sink = daemon.folder().join("state/attempts.jsonl");
     wait_for("a line in the new sink", || fs::read_to_string(&sink).ok().filter(|text| text.contains("connect.ngrok")));
+}
+
+#[test]
+fn a_sink_in_a_folder_that_was_not_written_to_before_takes_a_restart() {
+    let upstream = upstream_for_all();
+    let daemon = Daemon::start(&config(&upstream, ""));
+    daemon.rewrite(&config(&upstream, "[[audit.sinks]]\nkind = \"file\"\npath = \"elsewhere/lines\"\n"));
+    let (code, output, errors) = said(&daemon.command(&["reload"]));
+    if code == Some(0) {
+        assert!(std::env::var_os("CI").is_none(), "this has to run: with Landlock");
+        return eprintln!("SKIPPED: no Landlock");
+    }
+    assert_eq!(code, Some(3), "{output}{errors}");
+    assert!(errors.contains("/elsewhere is written only after a restart"), "{errors}");
+    assert!(is_blocked(&daemon, "connect.ngrok-agent.com"));
 }
 
 #[test]
