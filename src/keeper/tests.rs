@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     os::{fd::AsFd as _, unix::net::UnixStream},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +25,7 @@ use crate::{
     sys::{
         netlink::{
             Flow, Flows, Netfilter, Table,
-            testing::{nft, run as command, within_namespace},
+            testing::{nft, run as command, tool, within_namespace},
         },
         seqpacket::Channel,
     },
@@ -379,7 +379,7 @@ fn a_table_that_cannot_be_put_back_is_told_and_tried_again() {
         let (bed, _) = Bed::ready(terms());
         bed.keeper.deny(&[ip("3.124.1.2")], HOUR).unwrap();
         // Its table is its own while it runs.
-        let mut other = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut other = tool("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut says = other.stdin.take().unwrap();
         writeln!(says, "delete table inet tunnelwarden; add table inet tunnelwarden {{ flags owner; }}").unwrap();
         let trouble = bed.next();

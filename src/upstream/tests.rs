@@ -249,7 +249,7 @@ async fn losing_one_of_two_servers_costs_no_answer() {
         let upstream = udp(&[&first, &second]);
         let mut first = Some(first);
         let dead = first.as_ref().unwrap().address();
-        let mut asked = 0;
+        let (mut asked, begun) = (0, Instant::now());
         // The dead one is found out when its turn comes.
         while asked < 60 || state(&upstream, dead) != State::Down {
             if asked == 20 && killed {
@@ -260,7 +260,7 @@ async fn losing_one_of_two_servers_costs_no_answer() {
             // In time: what comes later than that is a failure.
             assert_eq!(ask(&upstream, &format!("n{asked}.example")).await, Ok(HERE), "{asked}");
             asked += 1;
-            assert!(asked < 20_000, "it is never found out");
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is never found out");
         }
         // Nobody has to ask for its return to be noticed.
         let begun = Instant::now();

@@ -2,8 +2,8 @@
 
 use std::{io::Write as _, process::Stdio, thread};
 
-pub(crate) use namespace::several_users;
-use namespace::{Namespace, possible, skip, tool};
+use namespace::{Namespace, possible, skip};
+pub(crate) use namespace::{several_users, tool};
 
 #[path = "../../../tests/suite/support/bed/namespace.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the suite, where all of it is used and public")]
