@@ -96,11 +96,18 @@ async fn a_reply_is_given_as_it_was_sent() {
 
 #[tokio::test]
 async fn a_lookup_of_our_own_is_sent_before_anything_is_waited_for() {
-    let server = Nameserver::with_address(HERE);
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let held = Arc::clone(&gate);
+    let server = Nameserver::start(move |asked| {
+        let _open = held.1.wait_while(held.0.lock().unwrap(), |open| !*open).unwrap();
+        vec![Say::Here(asked.address(HERE))]
+    });
     let upstream = udp(&[&server]);
     let mut asking = pin!(upstream.look_up(query("own.example")));
     assert!((&mut asking).now_or_never().is_none());
     assert_eq!(upstream.context.metrics.upstream_queries_udp.value(), 1);
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
     assert_eq!(address(&asking.await.unwrap()), HERE);
 }
 
