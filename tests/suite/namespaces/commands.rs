@@ -4,7 +4,7 @@ use std::{fs, process::Output};
 
 use super::guarded::{Guarded, Mode, Rules, forwarder as user};
 use crate::support::{
-    bed::{Family, Host, Outcome},
+    bed::{Family, Host, JOB, Outcome, several_users},
     daemon::wait_for,
 };
 
@@ -130,6 +130,7 @@ pub fn the_record_names_the_process_that_tried(mode: Mode) {
         return;
     }
     let server = format!("@{}", Host::PublicResolver.address(Family::V4));
+    let job = if several_users() { JOB } else { 0 };
     for processes in [false, true] {
         let firewall = format!("processes = {processes}\n");
         let guarded = Guarded::by(mode, Rules { firewall, ..Rules::default() });
@@ -141,7 +142,7 @@ pub fn the_record_names_the_process_that_tried(mode: Mode) {
         guarded.job().inside(|prober| prober.tls(Host::Foreign.at(Family::V4, 443), None));
         guarded.wait_for_attempt("tls-gate", "blocked");
         let attempts = guarded.daemon.attempts();
-        let of_job = attempts.iter().filter(|attempt| attempt["process"]["uid"] == crate::support::bed::JOB);
+        let of_job = attempts.iter().filter(|attempt| attempt["process"]["uid"] == job);
         assert!(of_job.clone().any(|attempt| attempt["way"] == "tls-gate"), "{attempts:?}");
         let asked: Vec<_> = of_job.filter(|attempt| attempt["way"] == "dns").collect();
         assert!(!asked.is_empty(), "{attempts:?}");
