@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     thread,
@@ -30,9 +30,6 @@ pub(crate) struct Daemon {
     /// Open, so that it may go on writing.
     _banner: BufReader<ChildStdout>,
 }
-
-/// `nobody`, as whom it runs where it has a firewall.
-const USER: u32 = 65_534;
 
 /// Longest time for a start and the first lookups.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,13 +93,10 @@ impl Drop for Daemon {
     }
 }
 
-/// A folder with a configuration that the daemon can read when it is root no more, and its state.
+/// A folder with a configuration that the daemon can read when it is root no more. Its state it puts there itself.
 pub(crate) fn folder_with(config: &str) -> anyhow::Result<TempDir> {
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-    let state = folder.path().join("state");
-    fs::create_dir(&state)?;
-    chown(&state, Some(USER), Some(USER))?;
     fs::write(config_in(folder.path()), config)?;
     Ok(folder)
 }
