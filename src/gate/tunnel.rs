@@ -69,8 +69,9 @@ pub(super) async fn carry(inside: &Inside, client: TcpStream, server: Server<'_>
     for stream in [&client, &server.stream] {
         // Without it a peer that vanished is found out by the idle time.
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
-        let _ = stream.set_nodelay(true);
     }
+    // The server's was made so.
+    let _ = client.set_nodelay(true);
     let moved = AtomicU64::new(0);
     let is_closed = tokio::select! {
         ended = both_ways(&client, &server.stream, &inside.pipes, &moved) => ended.is_ok(),
