@@ -230,9 +230,10 @@ inside systemctl start tunnelwarden.socket
 holds "with sockets of systemd a question starts it" refused
 holds "over TCP as well" refused @127.0.0.1 +tcp
 before=$(pid)
-inside systemctl restart tunnelwarden & 
+inside systemctl restart tunnelwarden &
+restart=$! # kept now, for `says` starts something too
 holds "no question is lost over a restart" refused
-wait $!
+wait "$restart"
 holds "which was one" fails is "$(pid)" "$before"
 sed -i 's/127.0.0.1:53/127.0.0.2:53/' "$config"
 inside systemctl restart --no-block tunnelwarden
