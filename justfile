@@ -82,5 +82,11 @@ fuzz-all seconds="600":
         just fuzz "${folder##*/}" {{seconds}}
     done
 
+# The code of sys/ that reads and writes buffers and pointers, played by Miri. Needs a nightly compiler with its
+# components miri and rust-src.
+miri:
+    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --locked -- \
+        sys::ancillary sys::datagram::tests::every_pointer sys::netlink
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tracing_subscriber::EnvFilter;
+use tracing::{level_filters::LevelFilter, warn};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{Common, Exit, Invalid, print_problems, state_dir};
 use crate::{
@@ -66,14 +67,25 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-/// The life of the process goes to standard error; RUST_LOG asks for more.
+/// The life of the process goes to standard error; RUST_LOG asks for more, or less, target by target.
 fn start_log() {
     // hickory writes lines that a stranger can trigger.
-    let default = "warn,tunnelwarden=info,hickory_net=error,hickory_resolver=error,hickory_server=error";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let default = || {
+        Targets::new().with_default(LevelFilter::WARN).with_target("tunnelwarden", LevelFilter::INFO).with_targets(
+            ["hickory_net", "hickory_resolver", "hickory_server"].map(|target| (target, LevelFilter::ERROR)),
+        )
+    };
+    let asked = std::env::var("RUST_LOG").ok().map(|words| words.parse::<Targets>());
+    let (filter, refused) = match asked {
+        None => (default(), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(problem)) => (default(), Some(problem)),
+    };
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(colours).with_target(false);
     // Only a second log could fail here, and there is none.
-    let _ = log.try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+    if let Some(problem) = refused {
+        warn!("RUST_LOG is passed over: {problem}; it is a list such as warn,tunnelwarden=debug");
+    }
 }

@@ -17,6 +17,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 pub use super::ancillary::Local;
 use super::ancillary::{CONTROL, Control, NAME, Name};
+#[cfg(miri)]
+use super::played::{recvmmsg, recvmsg, sendmmsg, sendmsg};
+#[cfg(not(miri))]
+use libc::{recvmmsg, recvmsg, sendmmsg, sendmsg};
 
 /// Most datagrams received at once.
 pub const BATCH: usize = 32;
@@ -236,7 +240,7 @@ impl Batch {
         // SAFETY: the headers point at `parts` and at the buffers of `self.slots`, of the lengths they say;
         // both live, unmoved and otherwise untouched, until the call returns. No timeout is passed.
         let received = unsafe {
-            libc::recvmmsg(
+            recvmmsg(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
                 BATCH as libc::c_uint,
@@ -259,7 +263,7 @@ impl Batch {
             let mut header = slot.incoming(&mut part);
             // SAFETY: the header points at `part` and at the slot's buffers, of the lengths it says; all live
             // until the call returns.
-            let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) };
+            let length = unsafe { recvmsg(socket.as_raw_fd(), &mut header, flags) };
             match usize::try_from(length) {
                 Ok(length) => slot.note(length, &header),
                 Err(_) if received > 0 => break,
@@ -369,7 +373,7 @@ fn send_all<'a>(
 /// The header is [`outgoing`]'s, and all it points at is alive and unchanged.
 unsafe fn send_one(socket: &UdpSocket, header: &libc::msghdr) -> io::Result<()> {
     // SAFETY: as above; the kernel only reads.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, libc::MSG_NOSIGNAL) };
+    let sent = unsafe { sendmsg(socket.as_raw_fd(), header, libc::MSG_NOSIGNAL) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -378,7 +382,7 @@ unsafe fn send_one(socket: &UdpSocket, header: &libc::msghdr) -> io::Result<()> 
 unsafe fn send_many(socket: &UdpSocket, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     // SAFETY: as above; the length is the slice's, at most `BATCH`; the kernel writes into the headers alone.
     let sent = unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, libc::MSG_NOSIGNAL as _)
+        sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, libc::MSG_NOSIGNAL as _)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -595,6 +599,42 @@ mod tests {
                 })
                 .collect();
             assert!(ports.len() > 40, "{ports:?}");
+        }
+    }
+
+    /// The kernel is played here, and Miri looks at what it is handed.
+    #[cfg(miri)]
+    #[test]
+    fn every_pointer_the_kernel_is_handed_may_be_used_as_it_does() {
+        // Any descriptor will do.
+        let nowhere = || std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let socket = Arc::new(UdpSocket::from(nowhere()));
+        let to = "[fe80::1%3]:53".parse().unwrap_or_else(|_| "[fe80::1]:53".parse().unwrap());
+        for local in [None, Some(Local { ip: "127.0.0.2".parse().unwrap(), interface: 0 })] {
+            both_ways(|mut batch| {
+                send_from(&socket, b"at once", to, local).unwrap();
+                let failed = corked(|| {
+                    for number in 0..BATCH as u8 + 3 {
+                        send_from(&socket, &[number; 20], to, local).unwrap();
+                    }
+                });
+                assert_eq!(failed, 0);
+                let mut heard = Vec::new();
+                while let Ok(1..) = batch.receive(&socket) {
+                    for (datagram, reply) in batch.exchanges() {
+                        assert_eq!((datagram.from, datagram.to), (to, local));
+                        heard.push(datagram.bytes.to_vec());
+                        // One in three is asked again, as a reply.
+                        if datagram.bytes.len() == 20 && datagram.bytes[0] % 3 == 0 {
+                            reply.extend([200; 30]);
+                        }
+                    }
+                    assert_eq!(batch.send(&socket), 0);
+                }
+                let count =
+                    |first, length| heard.iter().filter(|bytes| (bytes[0], bytes.len()) == (first, length)).count();
+                assert_eq!((heard.len(), count(b'a', 7), count(34, 20), count(200, 30)), (1 + 35 + 12, 1, 1, 12));
+            });
         }
     }
 

@@ -16,3 +16,5 @@ pub mod seqpacket;
 pub mod splice;
 
 mod ancillary;
+#[cfg(miri)]
+mod played;

@@ -428,3 +428,17 @@ fn a_daemon_whose_output_nobody_reads_any_more_goes_on_refusing() {
     let status = wait_for("the end", || child.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn rust_log_says_what_is_logged_and_nonsense_in_it_is_passed_over_aloud() {
+    let said_with = |words: &str| {
+        let daemon = Daemon::start_under(&["env", &format!("RUST_LOG={words}")], CONFIG, |_| {});
+        let (code, said) = daemon.stop();
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    assert!(!said_with("error").contains("stopped"));
+    assert!(said_with("error,tunnelwarden::daemon=info").contains("stopped"));
+    let said = said_with("tunnelwarden=shout");
+    assert!(said.contains("WARN RUST_LOG is passed over: ") && said.contains("stopped"), "{said}");
+}
