@@ -26,6 +26,7 @@ use crate::{
     sys::{
         interfaces::Interfaces,
         rights::{self, Right},
+        sandbox::Sandbox,
         seqpacket::Channel,
     },
 };
@@ -55,6 +56,10 @@ pub(super) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     let peer = requests.peer().context("cannot tell who asks")?;
     let more: &[Right] = if arguments.processes { &[Right::SysPtrace, Right::DacReadSearch] } else { &[] };
     rights::keep_only(&[&[Right::NetAdmin], more].concat()).context("cannot give up rights")?;
+    let sandbox = Sandbox::enter_with_programs(arguments.processes);
+    for part in sandbox.parts.iter().filter(|part| !part.is_in_force) {
+        anstream::eprintln!("the keeper is {}", part.words);
+    }
     let mut is_unseen = arguments.accepted;
     let outcome = keeper::run(requests, notices, || {
         let read = terms(common, peer, std::mem::take(&mut is_unseen));

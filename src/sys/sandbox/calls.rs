@@ -11,13 +11,16 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
+use super::Programs;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// How another program is run.
+pub(super) const PROGRAMS: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];
 
 /// Never called, whatever the arguments.
 pub(super) const NEVER: &[libc::c_long] = &[
-    // Other programs, and other processes' memory and files.
-    libc::SYS_execve,
-    libc::SYS_execveat,
+    // Other processes' memory and files.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -93,16 +96,17 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Forbids it all for this thread and those it starts.
-pub(super) fn forbid() -> Result<(), Error> {
+/// Forbids it all for this thread and those it starts, and their programs.
+pub(super) fn forbid(programs: Programs) -> Result<(), Error> {
     // Its flags are in memory, where no filter looks. libc takes clone where there is no clone3, and for no other answer.
     let structured = Rules::from([(libc::SYS_clone3, Vec::new())]);
     apply_filter(&program(structured, libc::ENOSYS)?)?;
-    apply_filter(&program(forbidden()?, libc::EPERM)?)
+    apply_filter(&program(forbidden(programs)?, libc::EPERM)?)
 }
 
-fn forbidden() -> Result<Rules, BackendError> {
-    let mut rules: Rules = NEVER.iter().map(|&number| (number, Vec::new())).collect();
+fn forbidden(programs: Programs) -> Result<Rules, BackendError> {
+    let of_programs = if programs == Programs::None { PROGRAMS } else { &[] };
+    let mut rules: Rules = NEVER.iter().chain(of_programs).map(|&number| (number, Vec::new())).collect();
     let is_foreign =
         FAMILIES.map(|family| argument(0, SeccompCmpOp::Ne, family)).into_iter().collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_socket, vec![SeccompRule::new(is_foreign)?]);

@@ -1,4 +1,4 @@
-//! Landlock: which files may be written, and that none is run (landlock(7)).
+//! Landlock: which files may be written, and whether any is run (landlock(7)).
 
 use std::path::PathBuf;
 
@@ -6,6 +6,8 @@ use landlock::{
     ABI, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
     RulesetError, RulesetStatus, Scope, make_bitflags,
 };
+
+use super::Programs;
 
 /// What a folder to write in is for: files, folders and sockets; no devices, no links.
 fn in_folders() -> BitFlags<AccessFs> {
@@ -15,8 +17,8 @@ fn in_folders() -> BitFlags<AccessFs> {
 /// Lets files be written at and below these paths alone, and says with which version of Landlock. What is open stays open.
 ///
 /// Reading is not restricted: a reload may name files anywhere, and modes say what it may read.
-pub(super) fn confine(writable: &[PathBuf]) -> Result<i32, String> {
-    match restrict(writable).map_err(|error| error.to_string())? {
+pub(super) fn confine(writable: &[PathBuf], programs: Programs) -> Result<i32, String> {
+    match restrict(writable, programs).map_err(|error| error.to_string())? {
         (_, LandlockStatus::NotImplemented) => Err("this kernel has none".to_owned()),
         (_, LandlockStatus::NotEnabled) => Err("it is not enabled at boot".to_owned()),
         (RulesetStatus::NotEnforced, _) => Err("the kernel does not enforce it".to_owned()),
@@ -24,9 +26,12 @@ pub(super) fn confine(writable: &[PathBuf]) -> Result<i32, String> {
     }
 }
 
-fn restrict(writable: &[PathBuf]) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
+fn restrict(writable: &[PathBuf], programs: Programs) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
     // Signals go to nobody outside either: the keeper may be of the same user.
-    let handled = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
+    let handled = match programs {
+        Programs::None => AccessFs::from_write(ABI::V5) | AccessFs::Execute,
+        Programs::Confined => AccessFs::from_write(ABI::V5),
+    };
     let ruleset = Ruleset::default().handle_access(handled)?.scope(Scope::Signal)?;
     let mut ruleset = ruleset.create()?;
     for path in writable {

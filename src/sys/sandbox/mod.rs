@@ -5,7 +5,10 @@
 mod calls;
 mod files;
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::prctl::get_no_new_privs;
 
@@ -29,6 +32,15 @@ pub struct Part {
     pub words: String,
 }
 
+/// Which programs are started from within.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Programs {
+    /// None may be.
+    None,
+    /// They have the same sandbox.
+    Confined,
+}
+
 impl Sandbox {
     /// Gives up every right but those to `keep`, then every file to write that is not at or below one of `writable`,
     /// every program to start, and the system calls that nothing here makes. What the kernel lacks or an outer sandbox
@@ -37,11 +49,21 @@ impl Sandbox {
         let given_up = rights::give_up(keep).and_then(|()| rights::held());
         let parts = vec![
             Part::new("capabilities", given_up.map(|held| words_of(&held))),
-            // Whoever is no root may have no filter of its own without it.
-            Part::new("no_new_privs", seal().map(|()| "no_new_privs".to_owned())),
-            Part::new("landlock", files::confine(writable).map(|abi| format!("landlock ABI {abi}"))),
-            Part::new("seccomp", calls::forbid().map(|()| "seccomp".to_owned())),
+            no_new_privs(),
+            landlock(writable, Programs::None),
+            seccomp(Programs::None),
         ];
+        Self { parts }
+    }
+
+    /// The same for who keeps rights and starts programs, which have all of it too. Writes nothing, unless it is to look
+    /// into others' processes: who is in a domain of Landlock may not.
+    pub fn enter_with_programs(looks_into_others: bool) -> Self {
+        let mut parts = vec![no_new_privs()];
+        if !looks_into_others {
+            parts.push(landlock(&[Path::new("/dev/null").to_owned()], Programs::Confined));
+        }
+        parts.push(seccomp(Programs::Confined));
         Self { parts }
     }
 
@@ -69,6 +91,19 @@ impl fmt::Display for Sandbox {
 
 fn words_of(held: &[String]) -> String {
     if held.is_empty() { "no capabilities".to_owned() } else { format!("only {}", held.join(" ")) }
+}
+
+/// Whoever is no root may have no filter of its own without it.
+fn no_new_privs() -> Part {
+    Part::new("no_new_privs", seal().map(|()| "no_new_privs".to_owned()))
+}
+
+fn landlock(writable: &[PathBuf], programs: Programs) -> Part {
+    Part::new("landlock", files::confine(writable, programs).map(|abi| format!("landlock ABI {abi}")))
+}
+
+fn seccomp(programs: Programs) -> Part {
+    Part::new("seccomp", calls::forbid(programs).map(|()| "seccomp".to_owned()))
 }
 
 fn seal() -> nix::Result<()> {
@@ -166,7 +201,7 @@ mod tests {
             return;
         }
         assert!(refused(Command::new("/bin/true").status()));
-        for number in calls::NEVER {
+        for number in calls::NEVER.iter().chain(calls::PROGRAMS) {
             assert_eq!(call(*number, 0), Errno::EPERM, "{number}");
         }
         for family in [libc::AF_PACKET, libc::AF_ALG, libc::AF_VSOCK] {
@@ -183,6 +218,36 @@ mod tests {
         assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(!crate::sys::interfaces::Interfaces::read().unwrap().addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_started_from_within_has_the_same_around_it() {
+        let Some(folder) = alone("what_is_started_from_within_has_the_same_around_it") else { return };
+        let sandbox = Sandbox::enter_with_programs(false);
+        if !needs(&sandbox, "seccomp") || !needs(&sandbox, "landlock") {
+            return;
+        }
+        for number in calls::NEVER {
+            assert_eq!(call(*number, 0), Errno::EPERM, "{number}");
+        }
+        let shell = |words: &str| Command::new("/bin/sh").args(["-c", words]).current_dir(&folder).status().unwrap();
+        assert!(shell("cat else >/dev/null && grep -q '^Seccomp:.2$' /proc/self/status").success());
+        for words in ["echo after >else", "echo new >state/new", "unshare --user true", "chroot . true"] {
+            assert!(!shell(words).success(), "{words}");
+        }
+    }
+
+    #[test]
+    fn who_looks_into_others_processes_still_can() {
+        if alone("who_looks_into_others_processes_still_can").is_none() {
+            return;
+        }
+        let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let sandbox = Sandbox::enter_with_programs(true);
+        let seen = fs::read_link(format!("/proc/{}/exe", other.id()));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(seen.is_ok() && sandbox.holds("no_new_privs"), "{seen:?} {sandbox}");
     }
 
     #[test]

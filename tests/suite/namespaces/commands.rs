@@ -79,7 +79,9 @@ pub fn the_forwarder_has_no_right_to_the_firewall(mode: Mode) {
     let (_, uid) = user();
     assert_eq!(field(forwarder, "Uid:"), [uid; 4].map(|uid| uid.to_string()).join("\t"));
     assert_eq!(field(forwarder, "Groups:"), "");
-    assert_eq!([field(forwarder, "NoNewPrivs:"), field(keeper, "NoNewPrivs:")], ["1", "1"]);
+    for confined in [forwarder, keeper] {
+        assert_eq!([field(confined, "NoNewPrivs:"), field(confined, "Seccomp:")], ["1", "2"], "{confined}");
+    }
 }
 
 /// Whoever closes the input hook to clients closes it to what is turned to us: it is said, with the line that opens it.
