@@ -95,7 +95,7 @@ const AUTHORITY: [u8; 33] = [
 const EDNS: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
 
 /// Turns a question into its answer in place; `None` where it is none.
-fn answer(bytes: &mut [u8], length: usize) -> Option<usize> {
+pub(crate) fn answer(bytes: &mut [u8], length: usize) -> Option<usize> {
     let question = bytes.get(..length)?;
     if length < 17 || question[2] & 0x80 != 0 || question[4..6] != [0, 1] {
         return None;

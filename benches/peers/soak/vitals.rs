@@ -14,7 +14,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// Before anything is measured. The record keeps an attempt open for 60 seconds, and what that takes of memory is at
 /// its greatest only when the second such window has ended; cache and store are full long before.
-const WARM_UP: Duration = Duration::from_secs(130);
+pub(super) const WARM_UP: Duration = Duration::from_secs(130);
 
 /// Growth of memory that counts as none, over all that is measured: so many bytes, or this part of it.
 const GROWTH: f64 = 4e6;
