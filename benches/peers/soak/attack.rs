@@ -1,6 +1,6 @@
 //! What strangers do while the load runs: each attack at a steady pace, for the whole time, from loopback addresses that
-//! no honest client has. Together some thousand packets a second, in small bursts: they are to be a nuisance to the
-//! daemon, not to the kernel, which would drop honest datagrams with theirs and count that nowhere in the daemon.
+//! no honest client has. Together some 7,000 packets a second, in small bursts: they are to be a nuisance to the daemon,
+//! not to the kernel, which would drop honest datagrams with theirs where no counter of the daemon says so.
 //!
 //! That each attack is met as it should be is what `tests/suite/floods.rs` and its like say; here, that all of them at
 //! once and for long take nothing from anybody else.

@@ -152,14 +152,14 @@ fn damage_frame(reply: &mut Vec<u8>, dice: &mut Dice) -> bool {
     match dice.below(20) {
         0 => dice.mutate(reply),
         1 => reply[0] ^= 1,
-        // As many addresses as go in, all of the same name.
+        // Nearly as much as a frame holds.
         2 | 3 => swell(reply),
         _ => return false,
     }
     true
 }
 
-/// Has a reply say its answer some thousand times over, behind which nothing else is said.
+/// Has a reply name some thousand addresses, and nothing else.
 fn swell(reply: &mut Vec<u8>) {
     const RECORDS: u16 = 4_000;
     let Some(name) = reply.get(12..).and_then(|rest| rest.iter().position(|&byte| byte == 0)) else { return };

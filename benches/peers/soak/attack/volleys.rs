@@ -71,7 +71,7 @@ pub(in crate::soak) fn fire(
     Ok(())
 }
 
-/// Asked by chance of a number, which is hard to guess and the same in every run.
+/// A question with an id by chance.
 fn ask(name: &str, dice: &mut Dice) -> Vec<u8> {
     let mut question = encode(name);
     question[..2].fill_with(|| dice.below(256) as u8);
