@@ -41,6 +41,8 @@ pub(super) struct Tally {
     over_tcp: u64,
     pub(super) lost: u64,
     pub(super) wrong: u64,
+    /// The longest wait for an answer to a datagram.
+    slowest: Duration,
     visits: u64,
     pub(super) reloads: u64,
     pub(super) searches: u64,
@@ -165,6 +167,8 @@ impl Tally {
         self.over_tcp += if over_tcp { outcome.answered } else { 0 };
         self.lost += outcome.lost;
         self.wrong += outcome.wrong;
+        let slowest = outcome.latencies.iter().max().copied().unwrap_or(0);
+        self.slowest = self.slowest.max(Duration::from_nanos(slowest.into()));
     }
 
     fn join(&mut self, other: &Self) {
@@ -172,6 +176,7 @@ impl Tally {
         self.over_tcp += other.over_tcp;
         self.lost += other.lost;
         self.wrong += other.wrong;
+        self.slowest = self.slowest.max(other.slowest);
         self.visits += other.visits;
         self.reloads += other.reloads;
         self.searches += other.searches;
@@ -186,9 +191,17 @@ impl fmt::Display for Tally {
         let rate = self.answered as f64 / self.busy.as_secs_f64().max(1e-9);
         write!(
             f,
-            "{} questions answered, {} of them over TCP, {rate:.0} a second; {} lost, {} wrong; {} visitors, {} reloads, \
-             {} searches\n{}",
-            self.answered, self.over_tcp, self.lost, self.wrong, self.visits, self.reloads, self.searches, self.attacks
+            "{} questions answered, {} of them over TCP, {rate:.0} a second; {} lost, {} wrong, the slowest after {} ms; \
+             {} visitors, {} reloads, {} searches\n{}",
+            self.answered,
+            self.over_tcp,
+            self.lost,
+            self.wrong,
+            self.slowest.as_millis(),
+            self.visits,
+            self.reloads,
+            self.searches,
+            self.attacks
         )
     }
 }
