@@ -52,9 +52,9 @@ bench-peers *arguments:
 bench-firewall *arguments:
     cargo bench --locked --bench firewall -- {{arguments}}
 
-# Everything at once against the release binary, on loopback, for ten minutes: memory, descriptors and threads must
-# stay as they are, and nothing may get lost that no limit counts. `just soak 120` measures two minutes, after a
-# warm-up of as many.
+# Everything at once against the release binary, load and attacks, on loopback, for ten minutes: memory, descriptors and
+# threads must stay as they are, honest clients may lose nothing that no limit counts, and every attack must run into
+# what is there for it. `just soak 120` measures two minutes, after a warm-up of as many.
 soak *seconds:
     cargo bench --locked --bench peers -- soak {{seconds}}
 

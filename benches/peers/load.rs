@@ -30,6 +30,10 @@ const MUCH_PATIENCE: Duration = Duration::from_secs(5);
 /// Ids in use on one socket: a power of two, far more than wait at once.
 const SLOTS: usize = 4096;
 
+/// The same with much patience: all there are, since they come round in a fraction of a second otherwise, and what waits
+/// for longer than that would count as lost.
+const MANY_SLOTS: usize = 1 << 16;
+
 /// Questions that may wait on one socket at a given pace: a slow server must not slow the pace down.
 const PACED_WINDOW: usize = 1024;
 
@@ -86,7 +90,7 @@ pub(crate) fn ask(
     cursor: &mut u64,
     pace: Pace,
 ) -> anyhow::Result<Outcome> {
-    let mut flows = (0..SOCKETS).map(|_| Flow::open()).collect::<Result<Vec<_>, _>>()?;
+    let mut flows = (0..SOCKETS).map(|_| Flow::open(pace.slots())).collect::<Result<Vec<_>, _>>()?;
     let mut watch = Watch::new(flows.iter().map(|flow| flow.socket.as_raw_fd()));
     let mut packets = vec![Packet::new(); BATCH];
     packets.iter_mut().for_each(|packet| packet.peer = target);
@@ -153,6 +157,13 @@ impl Pace {
         }
     }
 
+    fn slots(self) -> usize {
+        match self {
+            Self::Patient(_) => MANY_SLOTS,
+            Self::Full(_) | Self::Rate(..) | Self::Once => SLOTS,
+        }
+    }
+
     fn patience(self) -> Duration {
         match self {
             Self::Patient(_) => MUCH_PATIENCE,
@@ -162,10 +173,10 @@ impl Pace {
 }
 
 impl Flow {
-    fn open() -> anyhow::Result<Self> {
+    fn open(slots: usize) -> anyhow::Result<Self> {
         // Bound to no address, so that questions can leave from any of the loopback network.
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a socket to ask from")?;
-        Ok(Self { socket, next: 0, waiting: 0, sent_at: vec![None; SLOTS] })
+        Ok(Self { socket, next: 0, waiting: 0, sent_at: vec![None; slots] })
     }
 
     fn ask(&mut self, questions: &Questions, cursor: u64, packets: &mut [Packet], outcome: &mut Outcome) -> usize {
@@ -176,7 +187,8 @@ impl Flow {
         let sent = send(&self.socket, packets).unwrap_or(0);
         for _ in 0..sent {
             // Whatever has waited for a whole round of ids is lost.
-            if self.sent_at[usize::from(self.next) % SLOTS].replace(now).is_some() {
+            let slot = usize::from(self.next) % self.sent_at.len();
+            if self.sent_at[slot].replace(now).is_some() {
                 self.waiting -= 1;
                 outcome.lost += 1;
             }
@@ -193,7 +205,8 @@ impl Flow {
                 let &[high, low, _, flags, ..] = packet.content() else { continue };
                 let id = usize::from(u16::from_be_bytes([high, low]));
                 // What was given up counts as lost, even if it comes at last.
-                let Some(sent_at) = self.sent_at[id % SLOTS].take() else { continue };
+                let slot = id % self.sent_at.len();
+                let Some(sent_at) = self.sent_at[slot].take() else { continue };
                 self.waiting -= 1;
                 outcome.answered += 1;
                 outcome.wrong += u64::from(!questions.is_right(flags & 15));

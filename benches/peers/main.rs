@@ -1,7 +1,8 @@
 //! tunnelwarden beside Debian's unbound, dnsdist, named and dnsmasq, and beside a bare UDP echo: the same questions,
 //! the same policy, the same upstream, on loopback, in interleaved rounds on one CPU. `just bench-peers` runs it.
 //!
-//! `just soak` is another use of the same load: tunnelwarden alone, everything at once, for minutes (`soak/`).
+//! `just soak` is another use of the same load: tunnelwarden alone, everything at once and attacks beside it, for minutes
+//! (`soak/`).
 //!
 //! What counts is the CPU time of the server for each answered question as a multiple of the echo's in the same
 //! round: the rate depends on who else uses the machine, the ratio hardly does. The bench installs nothing, writes
@@ -12,6 +13,9 @@
 #[path = "../common/arguments.rs"]
 mod arguments;
 mod contestant;
+#[allow(clippy::unwrap_used, unreachable_pub, reason = "it is the tests' own, and what is below a bound fits")]
+#[path = "../../tests/suite/support/dice.rs"]
+mod dice;
 mod duel;
 #[path = "../common/figures.rs"]
 mod figures;
@@ -55,7 +59,7 @@ struct Arguments {
 /// What this program does in place of the comparison.
 #[derive(clap::Subcommand, Debug)]
 enum Instead {
-    /// Nobody else, all kinds of load at once: does tunnelwarden stay as it is?
+    /// Nobody else, all kinds of load and of attacks at once: does tunnelwarden stay as it is?
     Soak {
         /// How long is measured, after a warm-up of about two minutes
         #[arg(default_value_t = SOAK)]

@@ -135,7 +135,8 @@ impl Server {
         String::from_utf8_lossy(&fs::read(self.dir.join("output")).unwrap_or_default()).into_owned()
     }
 
-    fn last_words(&self) -> String {
+    /// The last lines of it.
+    pub(crate) fn last_words(&self) -> String {
         let text = self.output();
         let lines: Vec<_> = text.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")

@@ -22,26 +22,47 @@ pub(super) struct Household {
     pub(super) dir: PathBuf,
     pub(super) address: SocketAddrV4,
     binary: PathBuf,
-    admin: SocketAddrV4,
+    pub(super) admin: SocketAddrV4,
     upstream: SocketAddrV4,
+    hostile: [SocketAddrV4; 3],
 }
+
+/// Zones whose servers are hostile: one that never answers, one that answers probes and nothing else, one that damages
+/// what it says.
+pub(super) const DEAD: &str = "dead.example";
+pub(super) const MUTE: &str = "mute.example";
+pub(super) const DAMAGED: &str = "damaged.example";
+
+/// What a client may have of connections.
+pub(super) const CONNECTIONS: usize = 20;
 
 /// `/metrics`, as it was said.
 #[derive(Debug, Default)]
 pub(super) struct Counters(String);
 
 impl Household {
-    pub(super) fn new(dir: PathBuf, binary: &Path, upstream: SocketAddrV4) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        dir: PathBuf,
+        binary: &Path,
+        upstream: SocketAddrV4,
+        hostile: [SocketAddrV4; 3],
+    ) -> anyhow::Result<Self> {
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (address, admin) = (free_address()?, free_address()?);
-        let household = Self { dir, address, binary: binary.to_owned(), admin, upstream };
+        let household = Self { dir, address, binary: binary.to_owned(), admin, upstream, hostile };
         household.furnish(0)?;
         Ok(household)
     }
 
     /// Writes the files, of which each edition differs from the one before: a pattern, and a zone with its servers.
+    ///
+    /// The limits are such that attackers run into them and honest clients do not. A flood of 3,000 questions a second is
+    /// over the rate; the load's datagrams come from so many clients that each asks some hundred. Its streams all come
+    /// from 127.0.0.1 and ask as much as the machine can: that is a front resolver, without a rate. Of the few hundred
+    /// questions that the whole load has open at any time no client has as many waiting as it may; a zone that does not
+    /// answer takes that many in a second.
     pub(super) fn furnish(&self, edition: u64) -> anyhow::Result<()> {
-        let Self { address, admin, upstream, .. } = self;
+        let Self { address, admin, upstream, hostile: [dead, mute, damaging], .. } = self;
         let config = format!(
             r#"
 [listen]
@@ -52,6 +73,20 @@ servers = ["udp://{upstream}"]
 [[upstream.zones]]
 zones = ["zone-{edition}.example"]
 servers = ["udp://{upstream}"]
+[[upstream.zones]]
+zones = ["{DEAD}"]
+servers = ["udp://{dead}"]
+[[upstream.zones]]
+zones = ["{MUTE}"]
+servers = ["udp://{mute}"]
+[[upstream.zones]]
+zones = ["{DAMAGED}"]
+servers = ["udp://{damaging}"]
+[limits]
+rate = 2000
+forwarders = ["127.0.0.1/32"]
+waiting-per-client = 50
+connections-per-client = {CONNECTIONS}
 [policy]
 packs = ["./soak.toml"]
 [cache]
@@ -116,5 +151,11 @@ impl Counters {
         let samples = self.0.lines().filter_map(|line| line.strip_prefix("tunnelwarden_")?.strip_prefix(metric));
         let whole = samples.filter(|rest| rest.starts_with(['{', ' ']));
         whole.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    /// What is thought of the household's own server.
+    pub(super) fn server_is(&self, household: &Household, state: &str) -> bool {
+        let server = household.upstream;
+        self.sum(&format!("upstream_server_state{{server=\"udp://{server}\",state=\"{state}\"}}")) == 1
     }
 }

@@ -1,5 +1,5 @@
 //! Everything at once: datagrams as fast as answers come, connections that ask much, connections that come and go,
-//! reloads, searches of the record and looks at the counters.
+//! reloads, searches of the record and looks at the counters; and beside it what strangers do.
 
 use std::{
     fmt,
@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::Context;
 
-use super::household::Household;
+use super::{
+    attack::{Attacks, Servers, fire, harass},
+    household::Household,
+};
 use crate::{
     load::{Outcome, Pace, ask, ask_over_tcp},
     question::{BLOCKED, NXDOMAIN, Questions, encode},
@@ -38,9 +41,14 @@ pub(super) struct Tally {
     over_tcp: u64,
     pub(super) lost: u64,
     pub(super) wrong: u64,
+    /// The longest wait for an answer to a datagram.
+    slowest: Duration,
     visits: u64,
     pub(super) reloads: u64,
     pub(super) searches: u64,
+    /// Looks at the counters while the household's own server was taken for down.
+    pub(super) server_down: u64,
+    pub(super) attacks: Attacks,
     busy: Duration,
 }
 
@@ -48,7 +56,7 @@ pub(super) struct Tally {
 type Work<'a> = dyn Fn(&mut Tally) -> anyhow::Result<()> + Sync + 'a;
 
 /// Goes on until `over`, or until something fails, which makes it over.
-pub(super) fn run(household: &Household, over: &AtomicBool) -> anyhow::Result<Tally> {
+pub(super) fn run(household: &Household, hostile: &Servers, over: &AtomicBool) -> anyhow::Result<Tally> {
     let until = |work: &Work| {
         let (began, mut tally) = (Instant::now(), Tally::default());
         let result = work(&mut tally);
@@ -83,7 +91,16 @@ pub(super) fn run(household: &Household, over: &AtomicBool) -> anyhow::Result<Ta
         Ok(())
     };
     let operator = |tally: &mut Tally| operate(household, goes_on, tally);
-    let works: [&Work; 4] = [&datagrams, &streams, &visitors, &operator];
+    let volleys = |tally: &mut Tally| fire(target, goes_on, &mut tally.attacks);
+    let connections = |tally: &mut Tally| {
+        harass(household, goes_on, &mut tally.attacks);
+        Ok(())
+    };
+    let servers = |tally: &mut Tally| {
+        hostile.serve(goes_on, &mut tally.attacks);
+        Ok(())
+    };
+    let works: [&Work; 7] = [&datagrams, &streams, &visitors, &operator, &volleys, &connections, &servers];
     thread::scope(|scope| {
         let threads = works.map(|work| scope.spawn(move || until(work)));
         let mut sum = Tally::default();
@@ -129,7 +146,8 @@ fn operate(household: &Household, goes_on: impl Fn() -> bool, tally: &mut Tally)
         household.furnish(tally.reloads + 1)?;
         household.command("reload", &[])?;
         tally.reloads += 1;
-        household.counters()?;
+        let counters = household.counters().context("the operator was kept from the counters")?;
+        tally.server_down += u64::from(counters.server_is(household, "down"));
         if tally.reloads.is_multiple_of(2) {
             let found = household.command("attempts", &["--json", "--limit", "50"])?.stdout;
             anyhow::ensure!(!found.is_empty(), "the record is empty");
@@ -149,6 +167,8 @@ impl Tally {
         self.over_tcp += if over_tcp { outcome.answered } else { 0 };
         self.lost += outcome.lost;
         self.wrong += outcome.wrong;
+        let slowest = outcome.latencies.iter().max().copied().unwrap_or(0);
+        self.slowest = self.slowest.max(Duration::from_nanos(slowest.into()));
     }
 
     fn join(&mut self, other: &Self) {
@@ -156,9 +176,12 @@ impl Tally {
         self.over_tcp += other.over_tcp;
         self.lost += other.lost;
         self.wrong += other.wrong;
+        self.slowest = self.slowest.max(other.slowest);
         self.visits += other.visits;
         self.reloads += other.reloads;
         self.searches += other.searches;
+        self.server_down += other.server_down;
+        self.attacks += &other.attacks;
         self.busy = self.busy.max(other.busy);
     }
 }
@@ -168,9 +191,17 @@ impl fmt::Display for Tally {
         let rate = self.answered as f64 / self.busy.as_secs_f64().max(1e-9);
         write!(
             f,
-            "{} questions answered, {} of them over TCP, {rate:.0} a second; {} lost, {} wrong; {} visitors, {} reloads, \
-             {} searches",
-            self.answered, self.over_tcp, self.lost, self.wrong, self.visits, self.reloads, self.searches
+            "{} questions answered, {} of them over TCP, {rate:.0} a second; {} lost, {} wrong, the slowest after {} ms; \
+             {} visitors, {} reloads, {} searches\n{}",
+            self.answered,
+            self.over_tcp,
+            self.lost,
+            self.wrong,
+            self.slowest.as_millis(),
+            self.visits,
+            self.reloads,
+            self.searches,
+            self.attacks
         )
     }
 }
