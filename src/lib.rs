@@ -18,27 +18,29 @@ pub mod document;
 pub mod metrics;
 pub mod policy;
 pub mod wire;
-// 3: mechanisms
+// 3: what goes on after a panic
+pub mod lasting;
+// 4: mechanisms
 pub mod audit;
 pub mod cache;
 pub mod export;
 pub mod firewall;
 pub mod upstream;
-// 4: where ingresses are found; what alone may change the packet filter
+// 5: where ingresses are found; what alone may change the packet filter
 pub mod ingress;
 pub mod keeper;
-// 5: the order of events
+// 6: the order of events
 pub mod gateway;
-// 6: doors
+// 7: doors
 pub mod admin;
 pub mod control;
 pub mod gate;
 pub mod listen;
-// 7: assembly
+// 8: assembly
 pub mod cli;
 pub mod config;
 pub mod daemon;
-// 8: what must hold of every parser, whatever the bytes; in no build but those of tests and fuzzers
+// 9: what must hold of every parser, whatever the bytes; in no build but those of tests and fuzzers
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

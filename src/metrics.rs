@@ -268,7 +268,7 @@ counters! {
     send_errors = "send_errors_total";
     /// Datagrams of forwarders whose PROXY header could not be read.
     proxy_headers_malformed = "proxy_headers_malformed_total";
-    /// Panics that were caught, each in one question, connection or worker.
+    /// Panics that were caught, each in one question, connection, worker or task.
     panics = "panics_total";
     /// Queries sent to upstream servers, by transport.
     upstream_queries_udp = "upstream_queries_total" { "transport=\"udp\"" };

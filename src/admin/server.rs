@@ -1,8 +1,7 @@
 //! Connections of the admin door: few, short, one request each.
 
-use std::{convert::Infallible, future, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{convert::Infallible, future, io, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -13,6 +12,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{View, host::OwnNames, page};
+use crate::lasting;
+
+/// What is said of it where it panics.
+const DOOR: &str = "the admin door";
+const REQUEST: &str = "a request to the admin door";
 
 /// Connections at once.
 const CONNECTIONS: usize = 32;
@@ -36,13 +40,16 @@ pub fn serve(
     close: CancellationToken,
 ) -> io::Result<impl Future<Output = ()>> {
     let listener = TcpListener::from_std(listener)?;
-    Ok(accept(listener, view, close))
+    let (view, tasks) = (Arc::new(view), TaskTracker::new());
+    Ok(async move {
+        lasting::task(&view.metrics, DOOR, || accept(&listener, &view, &close, &tasks)).await;
+        tasks.close();
+        tasks.wait().await;
+    })
 }
 
-async fn accept(listener: TcpListener, view: View, close: CancellationToken) {
+async fn accept(listener: &TcpListener, view: &Arc<View>, close: &CancellationToken, tasks: &TaskTracker) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let view = Arc::new(view);
-    let tasks = TaskTracker::new();
     while let Some(accepted) = close.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
@@ -50,12 +57,10 @@ async fn accept(listener: TcpListener, view: View, close: CancellationToken) {
                     view.metrics.admin_crowded.increment();
                     continue;
                 };
-                let (view, close) = (Arc::clone(&view), close.clone());
+                let (view, close) = (Arc::clone(view), close.clone());
                 tasks.spawn(async move {
-                    let answered = AssertUnwindSafe(answer(stream, &view)).catch_unwind();
-                    if let Some(Err(_)) = close.run_until_cancelled(answered).await {
-                        view.metrics.panics.increment();
-                    }
+                    let answered = lasting::once(&view.metrics, REQUEST, answer(stream, &view));
+                    let _ = close.run_until_cancelled(answered).await;
                     drop(place);
                 });
             }
@@ -67,8 +72,6 @@ async fn accept(listener: TcpListener, view: View, close: CancellationToken) {
             }
         }
     }
-    tasks.close();
-    tasks.wait().await;
 }
 
 /// One request. hyper itself refuses one that cannot be read (400) or is too long (431).

@@ -24,9 +24,14 @@ use crate::{
     audit::Recorder,
     ingress::Ingress,
     keeper::{Keeper, KeeperError},
+    lasting,
     metrics::Metrics,
     sys,
 };
+
+/// What is said of it where it panics.
+const DOOR: &str = "the control socket";
+const SAID: &str = "a request to the control socket";
 
 /// Connections at once, followers among them.
 const CONNECTIONS: usize = 32;
@@ -99,7 +104,7 @@ pub fn serve(
         None => open(path)?,
     };
     Ok(async move {
-        accept(&listener, &asked, &metrics, &stop).await;
+        lasting::task(&metrics, DOOR, || accept(&listener, &asked, &metrics, &stop)).await;
         // Gone on stop, so that a client says "no daemon" instead of waiting for one.
         let _ = own.map(std::fs::remove_file);
     })
@@ -137,19 +142,19 @@ async fn accept(listener: &UnixListener, asked: &Asked, metrics: &Arc<Metrics>, 
             metrics.control_turned_away.increment();
             continue;
         };
-        let (asked, stop) = (asked.clone(), stop.clone());
+        let (asked, metrics, stop) = (asked.clone(), Arc::clone(metrics), stop.clone());
         tokio::spawn(async move {
             let _place = place;
             // A client that goes away in the middle is its own affair.
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = converse(stream, &asked) => {}
+                _ = lasting::once(&metrics, SAID, converse(stream, &asked, &metrics)) => {}
             }
         });
     }
 }
 
-async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, asked: &Asked, metrics: &Metrics) -> io::Result<()> {
     let Asked { recorder, ingress, commands, .. } = asked;
     if !permitted(&stream)? {
         return say(&mut stream, &refused("neither your user nor one of your groups owns this daemon")).await;
@@ -175,7 +180,7 @@ async fn converse(mut stream: UnixStream, asked: &Asked) -> io::Result<()> {
             say(&mut stream, &refused("the firewall is root's to change")).await
         }
         Ok(Request::Firewall { change }) => {
-            let firewall = ask_keeper(asked.keeper.clone(), change).await;
+            let firewall = ask_keeper(asked.keeper.clone(), change, metrics).await;
             say(&mut stream, &Reply::Firewall(firewall)).await
         }
         Ok(Request::Follow) => relay(&mut stream, recorder).await,
@@ -193,7 +198,7 @@ fn permitted(stream: &UnixStream) -> io::Result<bool> {
         || sys::peer::groups(stream)?.contains(&group))
 }
 
-async fn ask_keeper(keeper: Option<Arc<Keeper>>, change: Option<Change>) -> Firewall {
+async fn ask_keeper(keeper: Option<Arc<Keeper>>, change: Option<Change>, metrics: &Metrics) -> Firewall {
     let Some(keeper) = keeper else { return Firewall::None };
     let asked = spawn_blocking(move || {
         match change {
@@ -203,7 +208,7 @@ async fn ask_keeper(keeper: Option<Arc<Keeper>>, change: Option<Change>) -> Fire
         }
         Ok((keeper.counts()?, keeper.standing()))
     });
-    match asked.await.unwrap_or(Err(KeeperError::Gone)) {
+    match lasting::joined(metrics, asked.await).unwrap_or(Err(KeeperError::Gone)) {
         Ok((counts, standing)) => Firewall::Held { standing, counts },
         Err(error) => Firewall::Refused { reason: in_full(&error) },
     }

@@ -31,6 +31,11 @@ impl Confinement {
         Self { sandbox, writable }
     }
 
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { sandbox: Sandbox { parts: Vec::new() }, writable: Vec::new() }
+    }
+
     /// What another configuration writes to and this process may not, since it did not know of it at its start.
     pub(super) fn outside(&self, config: &Config, state_dir: &Path) -> Option<PathBuf> {
         let is_inside = |path: &PathBuf| {

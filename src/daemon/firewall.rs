@@ -25,6 +25,7 @@ use crate::{
     gateway::Gateway,
     ingress::Ingress,
     keeper::{Denied, Keeper, KeeperError, Leases, Notice, Notices, Standing, Trouble, Way as Tried},
+    lasting,
     metrics::Metrics,
     policy::{Learned, Verdict},
 };
@@ -88,12 +89,23 @@ impl Enforcement {
         if let Some(scout) = scout {
             tasks.spawn(send_out(scout, Arc::clone(&gateway), stop.clone()));
         }
-        tasks.spawn(deny_learned(Arc::clone(&keeper), ingress, stop.clone()));
-        tasks.spawn(end_dated(leases, stop.clone()));
+        let (told, ended) = (Arc::clone(&keeper), stop.clone());
+        let counts = Arc::clone(&metrics);
+        tasks.spawn(async move {
+            let what = "what tells the firewall of learned addresses";
+            lasting::task(&counts, what, || deny_learned(&told, &ingress, &counts, &ended)).await;
+        });
+        let (counts, ended) = (Arc::clone(&metrics), stop.clone());
+        tasks.spawn(async move {
+            lasting::task(&counts, "the end of exceptions", || end_dated(&leases, &counts, &ended)).await;
+        });
         let (told, gone) = oneshot::channel();
         let speaker = Arc::clone(&keeper);
         let listen = move || {
-            hear(&speaker, &notices, &gateway, &recorder, &metrics);
+            while lasting::call(&metrics, || hear(&notices, &speaker, &gateway, &recorder, &metrics)).is_none() {
+                thread::sleep(RETRY);
+            }
+            speaker.stands(Standing::Unattended);
             // Who stops does not listen any more.
             let _ = told.send(());
         };
@@ -142,19 +154,20 @@ async fn send_out(scout: Scout, gateway: Arc<Gateway>, stop: CancellationToken) 
 }
 
 /// Closes what an exception opened when it ends, until `stop`.
-async fn end_dated(leases: Arc<Leases>, stop: CancellationToken) {
+async fn end_dated(leases: &Arc<Leases>, metrics: &Metrics, stop: &CancellationToken) {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(look.tick()).await.is_some() {
-        let leases = Arc::clone(&leases);
-        if let Ok(Err(error)) = spawn_blocking(move || leases.end_due(Timestamp::now())).await {
+        let leases = Arc::clone(leases);
+        let ended = spawn_blocking(move || leases.end_due(Timestamp::now())).await;
+        if let Some(Err(error)) = lasting::joined(metrics, ended) {
             tracing::warn!(%error, "what an exception opened is not closed yet; it is tried again");
         }
     }
 }
 
 /// Keeps the kernel's ingress addresses those that were learned, until `stop`.
-async fn deny_learned(keeper: Arc<Keeper>, ingress: Arc<Ingress>, stop: CancellationToken) {
+async fn deny_learned(keeper: &Arc<Keeper>, ingress: &Ingress, metrics: &Metrics, stop: &CancellationToken) {
     let mut progress = ingress.progress();
     let mut renew = interval(RENEW);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,9 +181,10 @@ async fn deny_learned(keeper: Arc<Keeper>, ingress: Arc<Ingress>, stop: Cancella
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         let learned = ingress.published().load_full();
-        let (keeper, before) = (Arc::clone(&keeper), std::mem::take(&mut denied));
+        let (keeper, before) = (Arc::clone(keeper), std::mem::take(&mut denied));
         let told = spawn_blocking(move || tell(&keeper, &learned, before, all)).await;
-        (denied, failed) = told.unwrap_or_default();
+        // Where that is not known, all of them are told once more.
+        (denied, failed) = lasting::joined(metrics, told).unwrap_or((HashSet::new(), true));
         all &= failed;
     }
 }
@@ -192,7 +206,7 @@ fn tell(keeper: &Keeper, learned: &Learned, before: HashSet<IpAddr>, all: bool) 
 }
 
 /// Puts on record what the kernel refused, and keeps how the table stands, until the keeper is gone.
-fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
+fn hear(notices: &Notices, keeper: &Keeper, gateway: &Gateway, recorder: &Recorder, metrics: &Metrics) {
     let mut said: Option<(Trouble, Instant)> = None;
     // An error is an end too: the keeper that says what is no notice is none.
     while let Ok(Some(notice)) = notices.next(None) {
@@ -216,7 +230,6 @@ fn hear(keeper: &Keeper, notices: &Notices, gateway: &Gateway, recorder: &Record
             }
         }
     }
-    keeper.stands(Standing::Unattended);
 }
 
 fn attempt(denied: &Denied, gateway: &Gateway) -> Attempt {

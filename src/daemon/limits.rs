@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Counter, Metrics};
+use crate::{
+    lasting,
+    metrics::{Counter, Metrics},
+};
 
 /// How often it is said.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -15,7 +18,7 @@ pub(super) async fn watch(metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut said = Said::default();
     let mut since = Instant::now();
     while stop.run_until_cancelled(sleep(PERIOD)).await.is_some() {
-        if let Some(acted) = said.and_since(&metrics) {
+        if let Some(Some(acted)) = lasting::call(&metrics, || said.and_since(&metrics)) {
             tracing::warn!("limits: in the last minute {acted}");
         }
         since = Instant::now();

@@ -7,6 +7,8 @@ pub mod guard;
 mod limits;
 mod reload;
 mod state;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod watchdog;
 
@@ -42,6 +44,7 @@ use crate::{
     gateway::{Access, Clock, Gateway, InForce},
     ingress::{Ingress, KEPT, Progress, Terms},
     keeper::{Keeper, Keyed, Leases},
+    lasting,
     listen::{Doors, Given, House, Serving},
     metrics::Metrics,
     sys::memory,
@@ -155,7 +158,10 @@ pub async fn run(setup: Setup) -> anyhow::Result<()> {
                 continue;
             }
         };
-        reloader.reload(&running, cause, &mut watch).await;
+        let read = reloader.reload(&running, cause, &mut watch);
+        if lasting::once(&metrics, "a reload", read).await.is_none() {
+            reloader.tell_of_a_defect();
+        }
         // Of several reloads the first: however often there is one, the turn comes.
         settles_at.get_or_insert(Instant::now() + SETTLED);
     }
@@ -243,7 +249,7 @@ fn start(
     let skipped = doors.skipped().to_vec();
     let doors =
         doors.serve(house, &surroundings.lanes, &Handle::current(), stop.clone()).context("cannot begin to answer")?;
-    tasks.spawn(watchdog::keep(doors.pulse(), stop.clone()));
+    tasks.spawn(watchdog::keep(doors.pulse(), Arc::clone(metrics), stop.clone()));
     tasks.spawn(limits::watch(Arc::clone(metrics), stop.clone()));
     let enforcement = match (guard, gate, leases.clone()) {
         (Some(guard), Some(gate), Some(leases)) => {

@@ -142,6 +142,13 @@ impl Reloader {
         Ok(restart)
     }
 
+    /// A reload has panicked. What was in force still is, but for what was swapped before that.
+    pub(super) fn tell_of_a_defect(&self) {
+        self.metrics.reloads_refused.increment();
+        self.files.send_modify(|files| files.read_again(Reading::Refused, Timestamp::now()));
+        tracing::error!("reading the files again met a defect of this program; they are read again when they change");
+    }
+
     fn tell(&self, report: &ReloadReport, cause: Cause) {
         let ReloadReport { rules, groups, exceptions, .. } = report;
         let reading = match report.outcome {

@@ -18,12 +18,10 @@ mod visit;
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener as Listener},
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::{
@@ -37,6 +35,7 @@ use self::dial::Dialled;
 use crate::{
     audit::Process,
     gateway::{Gateway, Permit},
+    lasting,
     metrics::Metrics,
     sys::splice::Pipes,
 };
@@ -123,6 +122,10 @@ struct Inside {
     cut: CancellationToken,
 }
 
+/// What is said of it where it panics.
+const DOOR: &str = "the gate";
+const VISIT: &str = "a connection through the gate";
+
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
 
@@ -173,7 +176,7 @@ impl Gate {
         let _runtime = runtime.enter();
         for (_, listener) in self.listeners {
             let listener = TcpListener::from_std(listener)?;
-            tasks.spawn(accept(listener, Arc::clone(&inside), stop.clone(), tasks.clone()));
+            tasks.spawn(keep_accepting(listener, Arc::clone(&inside), stop.clone(), tasks.clone()));
         }
         Ok(Serving { drain, cut, stop, tasks })
     }
@@ -204,14 +207,18 @@ fn bind(address: SocketAddr) -> io::Result<(SocketAddr, Listener)> {
     Ok((listener.local_addr()?, listener))
 }
 
-async fn accept(listener: TcpListener, inside: Arc<Inside>, stop: CancellationToken, tasks: TaskTracker) {
+async fn keep_accepting(listener: TcpListener, inside: Arc<Inside>, stop: CancellationToken, tasks: TaskTracker) {
+    lasting::task(&inside.house.metrics, DOOR, || accept(&listener, &inside, &stop, &tasks)).await;
+}
+
+async fn accept(listener: &TcpListener, inside: &Arc<Inside>, stop: &CancellationToken, tasks: &TaskTracker) {
     let house = &inside.house;
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, client)) => {
                 let Options { connections, per_client, .. } = house.options;
                 match house.gateway.access().pass(client.ip(), connections, per_client) {
-                    Some(permit) => drop(tasks.spawn(take_in(Arc::clone(&inside), stream, client, permit))),
+                    Some(permit) => drop(tasks.spawn(take_in(Arc::clone(inside), stream, client, permit))),
                     None => {
                         house.metrics.gate_full.increment();
                         visit::reset(&stream);
@@ -229,9 +236,6 @@ async fn accept(listener: TcpListener, inside: Arc<Inside>, stop: CancellationTo
 }
 
 async fn take_in(inside: Arc<Inside>, stream: TcpStream, client: SocketAddr, permit: Permit) {
-    let visit = AssertUnwindSafe(visit::serve(&inside, stream, client)).catch_unwind();
-    if visit.await.is_err() {
-        inside.house.metrics.panics.increment();
-    }
+    let _ = lasting::once(&inside.house.metrics, VISIT, visit::serve(&inside, stream, client)).await;
     drop(permit);
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     audit::Process,
     gateway::{Admission, Arrival, Ticket},
+    lasting,
     sys::redirect::{canonical, original_destination},
     wire::hello::{ClientHello, Hello, HelloReader},
 };
@@ -128,7 +129,8 @@ async fn hear(
 
 async fn process_of(house: &House, client: SocketAddr, destination: SocketAddr) -> Option<Process> {
     let witness = house.witness.clone()?;
-    tokio::task::spawn_blocking(move || witness(client, destination)).await.ok().flatten()
+    let found = tokio::task::spawn_blocking(move || witness(client, destination)).await;
+    lasting::joined(&house.metrics, found).flatten()
 }
 
 /// `None` when the client went before it was clear.

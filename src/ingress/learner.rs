@@ -24,7 +24,10 @@ use super::{
     lookup::{Looked, look_up},
     memory::{Memory, Said},
 };
-use crate::{metrics::Metrics, name::DomainName, policy::Source, sys::interfaces::Interfaces};
+use crate::{lasting, metrics::Metrics, name::DomainName, policy::Source, sys::interfaces::Interfaces};
+
+/// What is said of it where it panics.
+pub(super) const LEARNING: &str = "the learning of ingress addresses";
 
 /// Names that are looked up at once.
 const AT_ONCE: usize = 4;
@@ -95,6 +98,16 @@ impl Learner {
 
     /// Until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let metrics = Arc::clone(&self.metrics);
+        while lasting::once(&metrics, LEARNING, self.learn_until(&stop)).await.is_none() {
+            tracing::error!("{LEARNING} panicked and starts again");
+            self.forget_who_is_out();
+            stop.run_until_cancelled(sleep(lasting::PAUSE)).await;
+        }
+        self.keep(Duration::ZERO).await;
+    }
+
+    async fn learn_until(&mut self, stop: &CancellationToken) {
         loop {
             self.ask();
             let pause = sleep(self.pause());
@@ -113,7 +126,12 @@ impl Learner {
                 self.keep(WRITE).await;
             }
         }
-        self.keep(Duration::ZERO).await;
+    }
+
+    /// Lookups that nobody knows the state of are begun anew.
+    fn forget_who_is_out(&mut self) {
+        self.out = FuturesUnordered::new();
+        self.turns.values_mut().for_each(|turn| turn.is_out = false);
     }
 
     fn terms(&mut self) -> Arc<Terms> {
@@ -234,16 +252,16 @@ impl Learner {
             return;
         }
         let (path, entries) = (self.path.clone(), self.memory.to_keep());
-        let outcome = spawn_blocking(move || keep::write(&path, &entries)).await;
+        let outcome = lasting::joined(&self.metrics, spawn_blocking(move || keep::write(&path, &entries)).await);
         // What cannot be written now is tried again when there is news.
         self.kept = (number, now);
         match outcome {
-            Ok(Err(error)) if !self.keep_failed => {
+            Some(Err(error)) if !self.keep_failed => {
                 self.keep_failed = true;
                 tracing::warn!(%error, "cannot keep the ingress addresses in {}", self.path.display());
             }
-            Ok(Err(_)) | Err(_) => {}
-            Ok(Ok(())) => self.keep_failed = false,
+            Some(Err(_)) | None => {}
+            Some(Ok(())) => self.keep_failed = false,
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) use stream::echoes;
 
 use crate::{
     gateway::{Access, Asker, Gateway, Step},
+    lasting,
     metrics::Metrics,
     upstream::Lanes,
 };
@@ -88,7 +89,7 @@ impl Doors {
             tcp::serve(entry.tcp, house.clone(), runtime, stop.clone(), &tasks)?;
             datagrams.push(entry.udp);
         }
-        tasks.spawn_on(read_links(Arc::clone(&house.access), stop.clone()), runtime);
+        tasks.spawn_on(keep_links(house.clone(), stop.clone()), runtime);
         let workers = udp::serve(datagrams, house, lanes, &tasks)?;
         Ok(Serving { stop, tasks, workers })
     }
@@ -123,7 +124,11 @@ impl House {
     }
 }
 
-async fn read_links(access: Arc<Access>, stop: CancellationToken) {
+async fn keep_links(house: House, stop: CancellationToken) {
+    lasting::task(&house.metrics, "the reading of interfaces", || read_links(&house.access, &stop)).await;
+}
+
+async fn read_links(access: &Access, stop: &CancellationToken) {
     while stop.run_until_cancelled(time::sleep(LINKS_AGE)).await.is_some() {
         if let Err(error) = access.refresh_links() {
             tracing::debug!(%error, "cannot read the interfaces");

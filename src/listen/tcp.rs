@@ -2,7 +2,6 @@
 
 use std::{io, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
@@ -15,7 +14,11 @@ use super::{
     introduction::{Introduction, introduce},
     stream::{End, Frames, Patience, converse},
 };
-use crate::audit::Transport;
+use crate::{audit::Transport, lasting};
+
+/// What is said of it where it panics.
+const DOOR: &str = "the TCP door";
+const CONNECTION: &str = "a TCP connection";
 
 /// How long a connection may stand without a question.
 const IDLE: Duration = Duration::from_secs(10);
@@ -42,11 +45,14 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     let _runtime = runtime.enter();
     let listener = TcpListener::from_std(listener)?;
-    tasks.spawn(accept(listener, house, stop, tasks.clone()));
+    let connections = tasks.clone();
+    tasks.spawn(async move {
+        lasting::task(&house.metrics, DOOR, || accept(&listener, &house, &stop, &connections)).await;
+    });
     Ok(())
 }
 
-async fn accept(listener: TcpListener, house: House, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(listener: &TcpListener, house: &House, stop: &CancellationToken, tasks: &TaskTracker) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
@@ -54,10 +60,9 @@ async fn accept(listener: TcpListener, house: House, stop: CancellationToken, ta
                 house.metrics.connections_accepted.increment();
                 let (house, stop) = (house.clone(), stop.clone());
                 tasks.spawn(async move {
-                    let served = std::panic::AssertUnwindSafe(serve_one(&house, stream, &stop)).catch_unwind().await;
-                    match served {
-                        Ok(end) => count(&house, end),
-                        Err(_) => house.metrics.panics.increment(),
+                    let served = serve_one(&house, stream, &stop);
+                    if let Some(end) = lasting::once(&house.metrics, CONNECTION, served).await {
+                        count(&house, end);
                     }
                     drop(permit);
                 });

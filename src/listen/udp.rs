@@ -7,7 +7,6 @@ use std::{
     io::{self, PipeReader, PipeWriter},
     net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -24,6 +23,7 @@ use super::{
 use crate::{
     audit::Transport,
     gateway::{Step, Waiting},
+    lasting,
     sys::datagram::{BATCH, Batch, Datagram, Local, send_from},
     upstream::{Ear, Lane, Lanes},
 };
@@ -33,6 +33,12 @@ const ROUNDS: usize = 8;
 
 /// How long a worker rests after an error that would come back at once.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Where a test has it panic.
+#[cfg(test)]
+pub(super) const WORKER: &str = "a worker";
+#[cfg(test)]
+pub(super) const DATAGRAM: &str = "a datagram";
 
 /// The threads of the UDP door.
 #[derive(Debug)]
@@ -99,8 +105,8 @@ impl Worker {
     /// Works until told to stop, and then until nobody waits any more. A panic costs the datagrams in hand and nothing
     /// else: the sockets are kept.
     fn work(&self, ear: &mut Ear, stop: &PipeReader) {
-        while catch_unwind(AssertUnwindSafe(|| self.work_until_stopped(ear, stop))).is_err() {
-            self.house.metrics.panics.increment();
+        while lasting::call(&self.house.metrics, || self.work_until_stopped(ear, stop)).is_none() {
+            thread::sleep(PAUSE);
         }
     }
 
@@ -131,6 +137,8 @@ impl Worker {
                 ear.hear(Some(Duration::ZERO));
             }
             self.beat.give(&self.house);
+            #[cfg(test)]
+            lasting::injected::here(&self.house.metrics, WORKER);
         }
         // What waits by then is over within the time that upstreams are given.
         while ear.is_waited_for() {
@@ -148,9 +156,8 @@ impl Worker {
             };
             for (datagram, reply) in batch.exchanges() {
                 // One datagram that we stumble over must not cost the others of its batch their answers.
-                if catch_unwind(AssertUnwindSafe(|| self.answer(socket, datagram, reply))).is_err() {
+                if lasting::call(&self.house.metrics, || self.answer(socket, datagram, reply)).is_none() {
                     reply.clear();
-                    self.house.metrics.panics.increment();
                 }
             }
             self.house.metrics.send_errors.add(batch.send(socket) as u64);
@@ -162,6 +169,8 @@ impl Worker {
     }
 
     fn answer(&self, socket: &Arc<UdpSocket>, datagram: Datagram<'_>, reply: &mut Vec<u8>) {
+        #[cfg(test)]
+        lasting::injected::here(&self.house.metrics, DATAGRAM);
         let Datagram { bytes, from, to } = datagram;
         let Introduction::Complete(asker, length) = introduce(&self.house.access, from, Transport::Udp, bytes) else {
             self.house.metrics.proxy_headers_malformed.increment();

@@ -9,7 +9,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Authorities, Lanes, Outlet, Surroundings};
-use crate::metrics::Metrics;
+use crate::{lasting, metrics::Metrics};
 
 /// Shared by all servers.
 #[derive(Debug)]
@@ -52,15 +52,28 @@ impl Context {
         }
     }
 
-    /// Runs a task until it is done or everything is stopped. May be called from any thread.
+    /// Runs a task until it is done or everything is stopped. May be called from any thread. What it leaves behind where
+    /// it panics is dropped, and who waits for that sees it; one that nobody would miss is [`kept`](Self::keep).
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stopped = self.stopped.clone();
+        let (stopped, metrics) = (self.stopped.clone(), Arc::clone(&self.metrics));
         let task = async move {
-            let _ = stopped.run_until_cancelled_owned(task).await;
+            let _ = stopped.run_until_cancelled_owned(lasting::once(&metrics, TASK, task)).await;
         };
         self.tasks.spawn_on(task, &self.runtime);
     }
+
+    /// The same for one that begins anew after a panic.
+    pub(super) fn keep<T>(&self, what: &'static str, begin: impl FnMut() -> T + Send + 'static)
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let metrics = Arc::clone(&self.metrics);
+        self.spawn(async move { lasting::task(&metrics, what, begin).await });
+    }
 }
+
+/// What is said of any task where it panics.
+const TASK: &str = "a task of the upstream servers";
 
 /// A quarter of what is left: clients' connections, the store and files need the rest.
 fn socket_bound(descriptors_left: Option<usize>) -> usize {

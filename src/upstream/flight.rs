@@ -5,7 +5,6 @@
 use std::{
     fmt,
     hash::BuildHasher,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
 
@@ -14,7 +13,7 @@ use hashbrown::hash_table::{Entry, HashTable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, Query, Reply, locked};
-use crate::metrics::Metrics;
+use crate::{lasting, metrics::Metrics};
 
 /// Is told, once, what came of a question; soon and without waiting.
 pub(super) type Then = Box<dyn FnOnce(Result<Arc<Reply>, Failure>) + Send>;
@@ -102,9 +101,7 @@ impl Board {
 
     /// A panic costs the one who asked, and nobody who asked the same.
     fn tell(&self, then: Then, outcome: Result<Arc<Reply>, Failure>) {
-        if catch_unwind(AssertUnwindSafe(|| then(outcome))).is_err() {
-            self.metrics.panics.increment();
-        }
+        let _ = lasting::call(&self.metrics, || then(outcome));
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]

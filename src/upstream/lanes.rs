@@ -9,7 +9,6 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -31,7 +30,7 @@ use super::{
     locked,
     udp::{BUFFER, Heard, Socket},
 };
-use crate::{metrics::Metrics, sys::datagram::corked};
+use crate::{lasting, metrics::Metrics, sys::datagram::corked};
 
 /// All lanes. They outlast the servers: a reload that swaps those keeps these.
 #[derive(Debug)]
@@ -254,11 +253,10 @@ impl Ear {
 
     /// Hears until the lanes are no more. A panic costs what was being done and nothing else.
     fn work(&mut self) {
-        while !self.lane.stopped.load(Ordering::Acquire) {
+        let lane = Arc::clone(&self.lane);
+        while !lane.stopped.load(Ordering::Acquire) {
             let patience = self.patience();
-            if catch_unwind(AssertUnwindSafe(|| self.hear(patience))).is_err() {
-                self.lane.metrics.panics.increment();
-            }
+            let _ = lasting::call(&lane.metrics, || self.hear(patience));
         }
     }
 }

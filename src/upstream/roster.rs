@@ -21,7 +21,10 @@ use super::{
     server::Server,
     system::NoServers,
 };
-use crate::name::{DomainName, NameRef};
+use crate::{
+    lasting,
+    name::{DomainName, NameRef},
+};
 
 /// Everybody we may ask.
 #[derive(Debug)]
@@ -74,7 +77,10 @@ impl Roster {
         if roster.follows_system() {
             let system = told(&roster.surroundings.system_servers());
             roster.install(&system);
-            roster.context.spawn(follow(Arc::clone(&roster), system));
+            let (followed, mut installed) = (Arc::clone(&roster), Some(system));
+            // Begun anew it knows of none, and puts in place what it finds.
+            let begin = move || follow(Arc::clone(&followed), installed.take().unwrap_or_default());
+            roster.context.keep("the look at resolv.conf", begin);
         } else {
             roster.install(&[]);
         }
@@ -160,7 +166,9 @@ impl Roster {
         let server = Server::new(kind.clone(), kind.address()?, Arc::clone(&self.context));
         known.insert(kind, Arc::downgrade(&server));
         let zone = role.zones.first().cloned();
-        self.context.spawn(watch(Arc::clone(&self.canaries), Arc::downgrade(&server), zone));
+        let (canaries, watched) = (Arc::clone(&self.canaries), Arc::downgrade(&server));
+        let begin = move || watch(Arc::clone(&canaries), Weak::clone(&watched), zone.clone());
+        self.context.keep("the watch for loops of a server", begin);
         Some(server)
     }
 }
@@ -171,7 +179,8 @@ async fn follow(roster: Arc<Roster>, mut installed: Vec<SocketAddr>) {
     loop {
         sleep(LOOK).await;
         let surroundings = roster.surroundings.clone();
-        let Ok(found) = spawn_blocking(move || surroundings.system_servers()).await else { return };
+        let read = spawn_blocking(move || surroundings.system_servers()).await;
+        let Some(found) = lasting::joined(&roster.context.metrics, read) else { continue };
         // Who writes the file anew may empty it first: that nothing is named is believed the second time.
         missing = if found.is_err() { missing + 1 } else { 0 };
         let servers = found.as_deref().unwrap_or_default();

@@ -215,7 +215,8 @@ impl Server {
     /// Sees to it that a task probes this server.
     fn probe(self: &Arc<Self>) {
         if !self.probed.swap(true, Ordering::AcqRel) {
-            self.context.spawn(probe(Arc::downgrade(self)));
+            let server = Arc::downgrade(self);
+            self.context.keep("the probing of a server", move || probe(Weak::clone(&server)));
         }
     }
 

@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["address", "name", "problem", "sys"],
     &["document"],
     &["metrics", "policy", "wire"],
+    &["lasting"],
     &["audit", "cache", "export", "firewall", "upstream"],
     &["ingress", "keeper"],
     &["gateway"],
