@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal as _, stdout},
+    io::{IsTerminal as _, Write, stdout},
     net::SocketAddr,
     path::Path,
     thread,
@@ -30,10 +30,15 @@ pub(super) fn print(
 ) {
     let text = text(config, doors, held, state_dir);
     if config.audit.sinks.contains(&Sink::Stdout) {
-        anstream::eprint!("{text}");
+        say(anstream::stderr(), &text);
     } else {
-        anstream::print!("{text}");
+        say(anstream::stdout(), &text);
     }
+}
+
+/// Nobody who cannot be told stops us: a terminal that is gone, a full disk.
+fn say(mut out: impl Write, text: &str) {
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Shows each attempt while somebody watches. A terminal that is paused holds up this thread and nothing else, a stop
@@ -46,7 +51,7 @@ pub(super) fn follow(recorder: &Recorder) {
     let (runtime, zone) = (Handle::current(), TimeZone::system());
     let show = move || {
         while let Some(record) = runtime.block_on(attempts.next()) {
-            anstream::println!("{}", line(&record, &zone, true));
+            say(anstream::stdout(), &format!("{}\n", line(&record, &zone, true)));
         }
     };
     if let Err(error) = thread::Builder::new().name("terminal".to_owned()).spawn(show) {

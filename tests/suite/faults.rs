@@ -18,6 +18,7 @@ use hickory_proto::{
     rr::RecordType,
 };
 use jiff::Timestamp;
+use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
     bed::{Namespace, installed, possible},
@@ -334,4 +335,21 @@ fn an_interface_that_goes_away_costs_those_on_others_nothing_and_is_served_again
     assert!(wrong.is_empty(), "{} of {asked}: {wrong:?}", wrong.len());
     there.inside(move || drop(ManuallyDrop::into_inner(far)));
     here.inside(move || drop(ManuallyDrop::into_inner(beside)));
+}
+
+#[test]
+fn a_standard_output_that_takes_nothing_keeps_nobody_from_being_served() {
+    let upstream = upstream_for_all();
+    let folder = tempfile::tempdir().unwrap();
+    let text = config(upstream.address(), "").replace("LISTEN", "dns = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"");
+    fs::write(folder.path().join("tunnelwarden.toml"), text).unwrap();
+    let log = File::create(folder.path().join("log")).unwrap();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut daemon = command(folder.path(), &["serve"]).stdout(full).stderr(log).spawn().unwrap();
+    let is_up = || command(folder.path(), &["healthcheck"]).output().unwrap().status.success();
+    let said = || fs::read_to_string(folder.path().join("log")).unwrap();
+    wait_for("readiness", || (is_up() || daemon.try_wait().unwrap().is_some()).then_some(()));
+    kill(nix::unistd::Pid::from_raw(daemon.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0), "{}", said());
+    assert!(!said().contains("panicked"), "{}", said());
 }
