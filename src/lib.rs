@@ -9,6 +9,7 @@
 
 // 0: words
 pub mod address;
+pub mod hashing;
 pub mod name;
 pub mod problem;
 pub mod sys;

@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use super::fold::{Grain, Key, Likeness, is_past};
+use crate::hashing::Seeded;
 
 /// Attempts of one client and name that a thread knows: more than there can be folds of them.
 const MAX_CLIENTS: usize = 14_336;
@@ -33,7 +33,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(1);
 /// doubles once more than what it holds needs; so it holds boxes.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    hashing: RandomState,
+    hashing: Seeded,
     clients: HashTable<Box<Known>>,
     networks: HashTable<Box<Known>>,
     everybody: HashTable<Box<Known>>,

@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::quality::RandomState;
 use quick_cache::{
     Lifecycle, OptionsBuilder, UnitWeighter, Weighter,
     sync::{Cache as Table, DefaultLifecycle},
@@ -21,6 +20,7 @@ use quick_cache::{
 use self::key::Key;
 pub use self::{key::KeyRef, options::Options};
 use crate::{
+    hashing::Seeded,
     metrics::Metrics,
     wire::{Rcode, answer::Answer},
 };
@@ -56,8 +56,8 @@ pub struct Failure {
 #[derive(Debug)]
 pub struct Cache {
     /// `None` where nothing is to be kept.
-    answers: Option<Table<Key, Kept, Bytes, RandomState, CountEvictions>>,
-    failures: Table<Key, (Failure, Instant), UnitWeighter, RandomState>,
+    answers: Option<Table<Key, Kept, Bytes, Seeded, CountEvictions>>,
+    failures: Table<Key, (Failure, Instant), UnitWeighter, Seeded>,
     options: Options,
     metrics: Arc<Metrics>,
 }
@@ -112,7 +112,7 @@ impl Cache {
             MAX_FAILURES,
             u64::try_from(MAX_FAILURES).unwrap_or(u64::MAX),
             UnitWeighter,
-            RandomState::default(),
+            Seeded::default(),
             DefaultLifecycle::default(),
         );
         Self { answers: lay_out(options.size, &metrics), failures, options: options.clone(), metrics }
@@ -188,7 +188,7 @@ impl Cache {
     }
 }
 
-fn lay_out(size: u64, metrics: &Arc<Metrics>) -> Option<Table<Key, Kept, Bytes, RandomState, CountEvictions>> {
+fn lay_out(size: u64, metrics: &Arc<Metrics>) -> Option<Table<Key, Kept, Bytes, Seeded, CountEvictions>> {
     let entries = usize::try_from(size / USUAL_ENTRY).unwrap_or(usize::MAX);
     let options = OptionsBuilder::new()
         .estimated_items_capacity(entries)
@@ -196,7 +196,7 @@ fn lay_out(size: u64, metrics: &Arc<Metrics>) -> Option<Table<Key, Kept, Bytes, 
         .weight_capacity(size - size / GHOST_PART)
         .build()
         .ok()?;
-    let table = Table::with_options(options, Bytes, RandomState::default(), CountEvictions(metrics.clone()));
+    let table = Table::with_options(options, Bytes, Seeded::default(), CountEvictions(metrics.clone()));
     (size > 0).then_some(table)
 }
 
@@ -403,8 +403,22 @@ mod tests {
     }
 
     #[test]
+    fn no_two_caches_lay_out_the_same_names_alike() {
+        let start = Instant::now();
+        let order = || {
+            let cache = cache(Options::default());
+            for index in 0..1000 {
+                let text = format!("n{index}.example");
+                cache.insert(&key(&domain(&text)), positive(&text, 60), start);
+            }
+            cache.answers.as_ref().unwrap().iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert!(order() != order(), "the place of a name can be known");
+    }
+
+    #[test]
     fn keys_hash_alike_borrowed_and_owned() {
-        let state = RandomState::default();
+        let state = Seeded::default();
         let names = ["a.example", ".", "a.b.c.d.e.example"].map(domain);
         for name in &names {
             let borrowed = KeyRef { name: name.as_name(), qtype: 28, dnssec_ok: true, checking_disabled: false };

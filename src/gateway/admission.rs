@@ -15,7 +15,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use foldhash::quality::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -23,7 +22,7 @@ use super::{
     Asker, ClientScope, Options,
     rate::{Pace, Payer, Rates},
 };
-use crate::{audit::Transport, metrics::Metrics, sys::interfaces::Interfaces};
+use crate::{audit::Transport, hashing::Seeded, metrics::Metrics, sys::interfaces::Interfaces};
 
 /// What one may do who comes from an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,8 +86,8 @@ struct Ranges {
 struct Quota {
     total: AtomicUsize,
     /// Random: addresses are their senders' choice.
-    hasher: RandomState,
-    shards: [Mutex<HashMap<Key, usize, RandomState>>; SHARDS],
+    hasher: Seeded,
+    shards: [Mutex<HashMap<Key, usize, Seeded>>; SHARDS],
 }
 
 /// Whose place it is.
@@ -400,7 +399,7 @@ impl Key {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { total: AtomicUsize::new(0), hasher: RandomState::default(), shards: Default::default() }
+        Self { total: AtomicUsize::new(0), hasher: Seeded::default(), shards: Default::default() }
     }
 }
 
@@ -443,7 +442,7 @@ impl Quota {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, usize, RandomState>> {
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, usize, Seeded>> {
         let hash = self.hasher.hash_one(key) as usize;
         // Nothing panics while a shard is held, and its counts are whole at every point.
         self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use foldhash::quality::RandomState;
+use crate::hashing::Seeded;
 
 /// How a question stands to its asker's rate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +46,7 @@ pub(super) enum Payer {
 pub(super) struct Rates {
     began: Instant,
     /// Random: addresses are their senders' choice.
-    hasher: RandomState,
+    hasher: Seeded,
     sets: Box<[Set]>,
 }
 
@@ -82,7 +82,7 @@ const TIME: u64 = (1 << TIME_BITS) - 1;
 impl Rates {
     pub(super) fn new() -> Self {
         let sets = std::iter::repeat_with(Set::default).take(SETS).collect();
-        Self { began: Instant::now(), hasher: RandomState::default(), sets }
+        Self { began: Instant::now(), hasher: Seeded::default(), sets }
     }
 
     /// Has somebody pay for a question, where it may ask `rate` times a second; 0 is no limit. Of those over it each

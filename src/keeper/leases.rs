@@ -17,10 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::quality::RandomState;
 use jiff::Timestamp;
 
 use super::{Done, Keeper, KeeperError, PERMITTED_AT_ONCE, Process, Refusal, ground::has_host};
+use crate::hashing::Seeded;
 
 /// A lease is at least as long as this, however short the answer's TTL: a client needs time to connect.
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ pub enum Keyed {
 pub struct Leases {
     keeper: Arc<Keeper>,
     keyed: Keyed,
-    hasher: RandomState,
+    hasher: Seeded,
     shards: [Mutex<Shard>; SHARDS],
     /// A number for clients whose hashes are alike, that is another one when such a client had to make room.
     rooms: [AtomicU32; ROOMS],
@@ -63,7 +63,7 @@ pub struct Leases {
     dated: Mutex<BTreeSet<(Timestamp, Option<IpAddr>, IpAddr)>>,
 }
 
-type Shard = HashMap<Key, Open, RandomState>;
+type Shard = HashMap<Key, Open, Seeded>;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Key {

@@ -8,12 +8,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use foldhash::quality::RandomState;
 use hashbrown::hash_table::{Entry, HashTable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, Query, Reply, locked};
-use crate::{lasting, metrics::Metrics};
+use crate::{hashing::Seeded, lasting, metrics::Metrics};
 
 /// Is told, once, what came of a question; soon and without waiting.
 pub(super) type Then = Box<dyn FnOnce(Result<Arc<Reply>, Failure>) + Send>;
@@ -22,7 +21,7 @@ pub(super) type Then = Box<dyn FnOnce(Result<Arc<Reply>, Failure>) + Send>;
 #[derive(Debug)]
 pub(super) struct Board {
     shards: [Mutex<HashTable<Party>>; SHARDS],
-    hasher: RandomState,
+    hasher: Seeded,
     pub(super) places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
@@ -51,7 +50,7 @@ impl Board {
     /// With room for so many.
     pub(super) fn new(places: usize, metrics: Arc<Metrics>) -> Self {
         let places = Arc::new(Semaphore::new(places));
-        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::default(), places, metrics }
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: Seeded::default(), places, metrics }
     }
 
     /// Joins the equal question in flight, or is the first: then there is a flight to be seen to.

@@ -7,7 +7,7 @@ use std::{
 
 /// The layers, bottom first. A module may name only modules of the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["address", "name", "problem", "sys"],
+    &["address", "hashing", "name", "problem", "sys"],
     &["document"],
     &["metrics", "policy", "wire"],
     &["lasting"],
