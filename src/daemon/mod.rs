@@ -36,7 +36,7 @@ pub use state::{State, StateError, admin_address, latest_time};
 use crate::{
     admin::{self, Files},
     audit::Recorder,
-    cache::Cache,
+    cache::{self, Cache},
     config::{Config, Loaded},
     control::{self, Asked, Command},
     firewall::{Mode, OwnSockets},
@@ -239,7 +239,7 @@ fn start(
         in_force_by(&config, &ingress, leases.clone()),
         upstream,
         Arc::clone(&access),
-        Cache::new(&config.cache, Arc::clone(metrics)),
+        Cache::new(&within_memory(&config.cache, memory::there_is()), Arc::clone(metrics)),
         recorder.clone(),
         Arc::clone(&clock),
         Arc::clone(metrics),
@@ -300,6 +300,19 @@ fn start(
         },
         reloader,
     ))
+}
+
+/// The cache takes no more than half of the memory there is, whatever is configured: the rest is for the answering, and a
+/// process that has none is killed when many names are asked for, not when it starts.
+fn within_memory(options: &cache::Options, there_is: Option<u64>) -> cache::Options {
+    let most = there_is.map_or(u64::MAX, |there_is| there_is / 2);
+    if options.size > most {
+        let [asked, given, all] = [options.size, most, there_is.unwrap_or(u64::MAX)].map(|size| size >> 20);
+        tracing::warn!(
+            "the cache takes {given} MiB, half of the {all} MiB that this process may have; [cache] size is {asked} MiB"
+        );
+    }
+    cache::Options { size: options.size.min(most), ..options.clone() }
 }
 
 /// Opens the admin door where there is one, and leaves word of where it is.

@@ -7,15 +7,15 @@ use std::{
     mem::ManuallyDrop,
     net::{SocketAddr, UdpSocket},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    process::Command,
+    path::{Path, PathBuf},
+    process::{self, Command},
     thread,
     time::{Duration, Instant},
 };
 
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RecordType,
+    rr::{RData, Record, RecordType, rdata::TXT},
 };
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -335,6 +335,86 @@ fn an_interface_that_goes_away_costs_those_on_others_nothing_and_is_served_again
     assert!(wrong.is_empty(), "{} of {asked}: {wrong:?}", wrong.len());
     there.inside(move || drop(ManuallyDrop::into_inner(far)));
     here.inside(move || drop(ManuallyDrop::into_inner(beside)));
+}
+
+/// A process may have as much memory as its limits say.
+#[test]
+fn a_cache_that_there_is_no_memory_for_is_made_smaller_and_that_is_said() {
+    let upstream = upstream_for_all();
+    let words = ["prlimit", "--as=3221225472"];
+    let daemon = Daemon::start_under(&words, &config(upstream.address(), "[cache]\nsize = \"64TiB\""), |_| {});
+    assert_eq!(rcode(daemon.dns(), "other.example"), ResponseCode::NoError);
+    let log = daemon.log();
+    let given = log.split_once("the cache takes ").and_then(|(_, rest)| rest.split_once(" MiB")).expect(&log).0;
+    // Half of the three gigabytes, or of what a smaller machine has.
+    assert!((1..=1536).contains(&given.parse::<u32>().unwrap()), "{log}");
+    drop(daemon);
+    let fits = Daemon::start(&config(upstream.address(), ""));
+    assert!(!fits.log().contains("the cache takes"), "{}", fits.log());
+}
+
+/// A control group of the kernel's with little memory. It kills what takes more.
+struct Narrow {
+    folder: PathBuf,
+}
+
+impl Narrow {
+    /// Nothing where we may not make one, as in most containers: their groups are the engine's.
+    fn new(bytes: u64) -> Option<Self> {
+        let versions = [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
+        versions.into_iter().find_map(|(root, bound)| {
+            let group = Self { folder: Path::new(root).join(format!("tunnelwarden-test-{}", process::id())) };
+            fs::create_dir(&group.folder).ok()?;
+            let bound = group.folder.join(bound);
+            (bound.exists() && fs::write(bound, bytes.to_string()).is_ok()).then_some(group)
+        })
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn where_memory_is_short_a_cache_that_fills_gets_nobody_killed() {
+    const MEMORY: u64 = 96 << 20;
+    const NAMES: usize = 80_000;
+    const WINDOW: usize = 64;
+    let Some(group) = Narrow::new(MEMORY) else {
+        eprintln!("left out: there may be no control group with a bound on memory");
+        return;
+    };
+    let upstream = Upstream::start(|question, _| {
+        let mut reply = address_of(question, 600);
+        let query = &question.queries[0];
+        if query.query_type() == RecordType::TXT {
+            let text = TXT::new(vec!["x".repeat(250); 4]);
+            reply.answers.push(Record::from_rdata(query.name().clone(), 600, RData::TXT(text)));
+        }
+        Some(reply.to_vec().unwrap())
+    });
+    let procs = group.folder.join("cgroup.procs");
+    let words = ["sh", "-ec", "echo $$ > \"$0\"; exec \"$@\"", procs.to_str().unwrap()];
+    let daemon = Daemon::start_under(&words, &config(upstream.address(), "[cache]\nsize = \"1GiB\""), |_| {});
+    assert!(daemon.log().contains("the cache takes 48 MiB, half of the 96 MiB"), "{}", daemon.log());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(daemon.dns()).unwrap();
+    let numbers: Vec<_> = (0..NAMES).collect();
+    for window in numbers.chunks(WINDOW) {
+        for number in window {
+            socket.send(&ask(&format!("n{number}.example"), RecordType::TXT).bytes()).unwrap();
+        }
+        for _ in window {
+            receive(&socket, Duration::from_secs(20)).expect("it was killed");
+        }
+    }
+    let taken = daemon.memory();
+    assert!((MEMORY / 2..MEMORY).contains(&taken), "{} MiB", taken >> 20);
+    assert_eq!(rcode(daemon.dns(), "other.example"), ResponseCode::NoError);
+    let (code, log) = daemon.stop();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]
