@@ -340,6 +340,49 @@ async fn trouble_of_one_server_is_passed_on_only_when_nobody_knows_better() {
     }
 }
 
+/// Referrals that lead to other referrals, failures, cuts and forgeries: none of it makes us ask for long, or for anything
+/// else.
+#[tokio::test]
+async fn whatever_servers_say_a_question_costs_few_packets_and_no_referral_is_followed() {
+    type Answer = fn(&nameserver::Asked) -> Vec<Say>;
+    let referral: Answer = |asked| {
+        let mut reply = asked.reply(0);
+        if reply[11] > 0 {
+            reply.truncate(reply.len() - 11);
+        }
+        (reply[9], reply[11]) = (1, 0);
+        reply.extend(b"\xc0\x0c\0\x02\0\x01\0\0\0\x3c\0\x0a\x02ns\x04else\0\0");
+        vec![Say::Here(reply)]
+    };
+    let cut: Answer = |asked| {
+        let mut reply = asked.reply(0);
+        reply[2] |= 0x02;
+        vec![Say::Here(reply)]
+    };
+    let forged: Answer = |asked| {
+        let mut reply = asked.address(POISON);
+        reply[1] ^= 1;
+        vec![Say::Here(reply)]
+    };
+    let bare: Answer = |asked| vec![Say::Here(asked.reply(1)[..12].to_vec())];
+    let failing: Answer = |asked| vec![Say::Here(asked.reply(2))];
+    for (case, answer) in [
+        ("referral", referral),
+        ("cut", cut),
+        ("forged", forged),
+        ("bare", bare),
+        ("failing", failing),
+        ("silent", |_| vec![]),
+    ] {
+        let servers = [(); 4].map(|()| Nameserver::start(answer));
+        let upstream = udp(&servers.each_ref());
+        let _ = upstream.ask(&query("www.example")).await;
+        let asked: Vec<_> = servers.iter().flat_map(Nameserver::asked).map(|asked| asked.name).collect();
+        assert!(asked.iter().all(|name| name == "www.example"), "{case}: {asked:?}");
+        assert!((1..=8).contains(&asked.len()), "{case}: {} packets", asked.len());
+    }
+}
+
 #[tokio::test]
 async fn trouble_does_not_wait_for_a_server_that_is_silent() {
     let trouble = Nameserver::start(|asked| vec![Say::Here(asked.reply(2))]);
