@@ -246,10 +246,22 @@ counters! {
     cache_misses = "cache_misses_total";
     /// Answers that made room for others in the cache.
     cache_evictions = "cache_evictions_total";
-    /// Questions turned away because their client, its forwarder or all together had enough waiting.
-    waiting_refused = "waiting_refused_total";
-    /// Stream connections closed on arrival because their peer or all together had enough.
-    connections_refused = "connections_refused_total";
+    /// Questions turned away because as many waited as may, by whose bound was met.
+    waiting_refused_all = "waiting_refused_total" { "bound=\"all\"" };
+    /// Questions turned away because as many waited as may, by whose bound was met.
+    waiting_refused_client = "waiting_refused_total" { "bound=\"client\"" };
+    /// Questions turned away because as many waited as may, by whose bound was met.
+    waiting_refused_network = "waiting_refused_total" { "bound=\"network\"" };
+    /// Questions turned away because as many waited as may, by whose bound was met.
+    waiting_refused_forwarder = "waiting_refused_total" { "bound=\"forwarder\"" };
+    /// Stream connections closed on arrival because there were as many as may be, by whose bound was met.
+    connections_refused_all = "connections_refused_total" { "bound=\"all\"" };
+    /// Stream connections closed on arrival because there were as many as may be, by whose bound was met.
+    connections_refused_client = "connections_refused_total" { "bound=\"client\"" };
+    /// Stream connections closed on arrival because there were as many as may be, by whose bound was met.
+    connections_refused_network = "connections_refused_total" { "bound=\"network\"" };
+    /// Stream connections closed on arrival because there were as many as may be, by whose bound was met.
+    connections_refused_strangers = "connections_refused_total" { "bound=\"strangers\"" };
     /// Stream connections accepted.
     connections_accepted = "connections_accepted_total";
     /// Stream connections we ended, by reason.

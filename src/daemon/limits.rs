@@ -36,13 +36,19 @@ struct Said([u64; LIMITS.len()]);
 type Limit = (fn(&Metrics) -> &Counter, &'static str);
 
 #[rustfmt::skip]
-const LIMITS: [Limit; 16] = [
+const LIMITS: [Limit; 22] = [
     (|metrics| &metrics.turned_away,               "questions of others (clients)"),
     (|metrics| &metrics.over_rate_silent,          "questions over the rate met with silence (rate)"),
     (|metrics| &metrics.over_rate_truncated,       "questions over the rate sent to TCP (rate, slip)"),
     (|metrics| &metrics.over_rate_refused,         "questions over the rate refused (rate, rate-per-forwarder)"),
-    (|metrics| &metrics.waiting_refused,           "questions beyond those that may wait (waiting, waiting-per-client, waiting-per-forwarder)"),
-    (|metrics| &metrics.connections_refused,       "connections refused (connections, connections-per-client)"),
+    (|metrics| &metrics.waiting_refused_all,       "questions beyond those that may wait in all (waiting)"),
+    (|metrics| &metrics.waiting_refused_client,    "questions beyond those of one client that may wait (waiting-per-client)"),
+    (|metrics| &metrics.waiting_refused_network,   "questions beyond those of one v6 /64 that may wait (waiting-per-client)"),
+    (|metrics| &metrics.waiting_refused_forwarder, "questions beyond those of one forwarder that may wait (waiting-per-forwarder)"),
+    (|metrics| &metrics.connections_refused_all,   "connections refused, beyond all there may be (connections)"),
+    (|metrics| &metrics.connections_refused_client, "connections refused, beyond those of one client (connections-per-client)"),
+    (|metrics| &metrics.connections_refused_network, "connections refused, beyond those of one v6 /64 (connections-per-client)"),
+    (|metrics| &metrics.connections_refused_strangers, "connections refused, beyond those of all who may not ask (connections-per-client)"),
     (|metrics| &metrics.upstream_over_questions,   "questions beyond those that may be open upstream"),
     (|metrics| &metrics.upstream_over_server,      "questions beyond those that may be open at one server"),
     (|metrics| &metrics.upstream_over_sockets,     "questions for which there was no upstream socket"),
@@ -79,10 +85,10 @@ mod tests {
         let (metrics, mut said) = (Metrics::default(), Said::default());
         assert_eq!(said.and_since(&metrics), None);
         metrics.over_rate_silent.add(123);
-        metrics.connections_refused.add(4);
+        metrics.connections_refused_client.add(4);
         let line = said.and_since(&metrics).unwrap();
         let expected = "123 questions over the rate met with silence (rate), \
-                        4 connections refused (connections, connections-per-client)";
+                        4 connections refused, beyond those of one client (connections-per-client)";
         assert_eq!(line, expected);
         assert_eq!(said.and_since(&metrics), None);
         metrics.gate_full.increment();

@@ -58,6 +58,19 @@ pub struct Permit {
     keys: [Option<Key>; CLAIMS],
 }
 
+/// Which bound keeps somebody from a place.
+#[derive(Clone, Copy, Debug)]
+enum Full {
+    /// That of all together.
+    All,
+    /// The asker's own.
+    Own,
+    /// That of its v6 /64.
+    Neighbours,
+    /// That of the forwarder it came by.
+    Via,
+}
+
 /// Most quotas one asker counts against: its own, its neighbours', its forwarder's.
 const CLAIMS: usize = 3;
 
@@ -216,39 +229,51 @@ impl Access {
     }
 
     /// A place among the questions that wait for an upstream. `None` where all, the asker's own or its
-    /// forwarder's are taken; that is counted.
+    /// forwarder's are taken; that is counted, by which.
     pub fn wait(&self, asker: &Asker) -> Option<Permit> {
         let rules = self.rules.load();
         let limits = &rules.limits;
         let client = asker.client.ip().to_canonical();
-        let of_client = match self.admits(client) {
-            Admission::Forwarder => limits.waiting_per_forwarder,
-            Admission::Allowed | Admission::Refused => limits.waiting_per_client,
+        let metrics = &self.metrics;
+        let (of_client, own_refused) = match self.admits(client) {
+            Admission::Forwarder => (limits.waiting_per_forwarder, &metrics.waiting_refused_forwarder),
+            Admission::Allowed | Admission::Refused => (limits.waiting_per_client, &metrics.waiting_refused_client),
         };
         let via = asker.via.map(|via| (Key::client(via), limits.waiting_per_forwarder));
         let [own, neighbours] = claims(client, of_client);
-        let permit = self.waiting.take(limits.waiting, [own, neighbours, via]);
-        if permit.is_none() {
-            self.metrics.waiting_refused.increment();
-        }
-        permit
+        let refused = match self.waiting.take(limits.waiting, [own, neighbours, via]) {
+            Ok(permit) => return Some(permit),
+            Err(Full::All) => &metrics.waiting_refused_all,
+            Err(Full::Own) => own_refused,
+            Err(Full::Neighbours) => &metrics.waiting_refused_network,
+            Err(Full::Via) => &metrics.waiting_refused_forwarder,
+        };
+        refused.increment();
+        None
     }
 
-    /// A place among the stream connections. `None` where all or the peer's own are taken; that is counted.
+    /// A place among the stream connections. `None` where all or the peer's own are taken; that is counted, by which.
     /// A forwarder has no cap of its own; all who may not ask share one peer's cap.
     pub fn connect(&self, peer: IpAddr) -> Option<Permit> {
         let rules = self.rules.load();
         let limits = &rules.limits;
-        let [own, neighbours] = match self.admits(peer) {
-            Admission::Allowed => claims(peer, limits.connections_per_client),
-            Admission::Forwarder => claims(peer, limits.connections),
-            Admission::Refused => [Some((Key::Strangers, limits.connections_per_client)), None],
+        let metrics = &self.metrics;
+        let ([own, neighbours], own_refused) = match self.admits(peer) {
+            Admission::Allowed => (claims(peer, limits.connections_per_client), &metrics.connections_refused_client),
+            Admission::Forwarder => (claims(peer, limits.connections), &metrics.connections_refused_all),
+            Admission::Refused => {
+                let claim = (Key::Strangers, limits.connections_per_client);
+                ([Some(claim), None], &metrics.connections_refused_strangers)
+            }
         };
-        let permit = self.connections.take(limits.connections, [own, neighbours, None]);
-        if permit.is_none() {
-            self.metrics.connections_refused.increment();
-        }
-        permit
+        let refused = match self.connections.take(limits.connections, [own, neighbours, None]) {
+            Ok(permit) => return Some(permit),
+            Err(Full::All) => &metrics.connections_refused_all,
+            Err(Full::Own | Full::Via) => own_refused,
+            Err(Full::Neighbours) => &metrics.connections_refused_network,
+        };
+        refused.increment();
+        None
     }
 
     /// A place among the connections through the gate, of which there are `in_all`, and `per_client` for one client,
@@ -257,7 +282,7 @@ impl Access {
         let in_all = in_all.min((connections_there_is_room_for() / 4).max(1));
         let [own, neighbours] = claims(client, per_client);
         let neighbours = neighbours.map(|(key, limit)| (key, limit.min(in_all / 4).max(per_client)));
-        self.tunnels.take(in_all, [own, neighbours, None])
+        self.tunnels.take(in_all, [own, neighbours, None]).ok()
     }
 
     /// A place among those who have not said yet what they want, of which there are `in_all`: a sixteenth of them for a
@@ -265,7 +290,7 @@ impl Access {
     pub fn hear(&self, client: IpAddr, in_all: usize) -> Option<Permit> {
         let [own, neighbours] = claims(client, (in_all / 16).max(1));
         let neighbours = neighbours.map(|(key, _)| (key, (in_all / 4).max(1)));
-        self.hellos.take(in_all, [own, neighbours, None])
+        self.hellos.take(in_all, [own, neighbours, None]).ok()
     }
 
     /// Are more than half of all connections taken? Doors then have less patience with idle ones.
@@ -405,18 +430,18 @@ impl Default for Quota {
 
 impl Quota {
     /// Takes one place for all claims together, or none.
-    fn take(self: &Arc<Self>, in_all: usize, claims: [Option<Claim>; CLAIMS]) -> Option<Permit> {
+    fn take(self: &Arc<Self>, in_all: usize, claims: [Option<Claim>; CLAIMS]) -> Result<Permit, Full> {
         if self.total.fetch_add(1, Ordering::Relaxed) >= in_all {
             self.total.fetch_sub(1, Ordering::Relaxed);
-            return None;
+            return Err(Full::All);
         }
         let mut permit = Permit { quota: Arc::clone(self), keys: [None; CLAIMS] };
-        for (held, claim) in permit.keys.iter_mut().zip(claims) {
+        for ((held, claim), full) in permit.keys.iter_mut().zip(claims).zip([Full::Own, Full::Neighbours, Full::Via]) {
             let Some((key, limit)) = claim else { continue };
-            // On `None` the permit so far is dropped and gives back what it has.
-            *held = Some(self.enter(key, limit)?);
+            // Where that is full, the permit so far is dropped and gives back what it has.
+            *held = Some(self.enter(key, limit).ok_or(full)?);
         }
-        Some(permit)
+        Ok(permit)
     }
 
     fn enter(&self, key: Key, limit: usize) -> Option<Key> {
@@ -578,7 +603,8 @@ mod tests {
         assert!(access.wait(&asker("10.0.0.1", None)).is_none(), "its own two are taken");
         let other = access.wait(&asker("10.0.0.2", None)).unwrap();
         assert!(access.wait(&asker("10.0.0.3", None)).is_none(), "all three are taken");
-        assert_eq!(access.metrics.waiting_refused.value(), 2);
+        let Metrics { waiting_refused_client, waiting_refused_all, .. } = &*access.metrics;
+        assert_eq!((waiting_refused_client.value(), waiting_refused_all.value()), (1, 1));
         drop((first, second));
         assert!(access.wait(&asker("10.0.0.1", None)).is_some());
         drop(other);
@@ -593,7 +619,11 @@ mod tests {
         let mut held = vec![wait("2001:db8::1").unwrap()];
         assert!(wait("2001:db8::1").is_none(), "its own share");
         held.extend((2..=NEIGHBOURS).map(|host| wait(&format!("2001:db8::{host:x}")).unwrap()));
-        assert!(wait("2001:db8::ffff:1").is_none(), "the network's share");
+        for address in ["2001:db8::ffff:1", "2001:db8::ffff:2"] {
+            assert!(wait(address).is_none(), "the network's share");
+        }
+        let Metrics { waiting_refused_client, waiting_refused_network, .. } = &*access.metrics;
+        assert_eq!((waiting_refused_client.value(), waiting_refused_network.value()), (1, 2));
         held.push(wait("2001:db8:0:1::1").unwrap());
         drop(held);
         assert!(access.waiting.shards.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is left behind");
@@ -614,6 +644,10 @@ mod tests {
         assert!(access.wait(&asker("10.0.0.1", Some("10.0.0.53"))).is_none(), "the client's share");
         let second = access.wait(&asker("10.0.0.53", None)).unwrap();
         assert!(access.wait(&asker("10.0.0.2", Some("10.0.0.53"))).is_none(), "the forwarder's share");
+        let fourth = access.wait(&asker("10.0.0.53", None)).map(drop);
+        assert!(fourth.is_none(), "what it asks for itself is its share, too");
+        let Metrics { waiting_refused_client, waiting_refused_forwarder, .. } = &*access.metrics;
+        assert_eq!((waiting_refused_client.value(), waiting_refused_forwarder.value()), (1, 2));
         drop(second);
         let third = access.wait(&asker("10.0.0.2", Some("10.0.0.53"))).unwrap();
         drop((first, third));
@@ -632,7 +666,10 @@ mod tests {
         assert!(!access.is_crowded());
         let more = [connect("10.0.0.2"), connect("10.0.0.3")];
         assert!(more.iter().all(Option::is_some) && access.is_crowded());
-        assert_eq!(access.metrics.connections_refused.value(), 2);
+        let rest: Vec<_> = (4..).map_while(|host| connect(&format!("10.0.0.{host}"))).collect();
+        assert_eq!((rest.len(), access.metrics.connections_refused_all.value()), (4, 1));
+        let Metrics { connections_refused_client, connections_refused_strangers, .. } = &*access.metrics;
+        assert_eq!((connections_refused_client.value(), connections_refused_strangers.value()), (1, 1));
     }
 
     #[test]
