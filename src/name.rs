@@ -209,10 +209,16 @@ impl NameBuffer {
         if self.take_plain(text.as_bytes()) && !self.name().labels().any(|label| label.starts_with(b"xn--")) {
             return Ok(());
         }
-        if !text.is_ascii() {
-            let ascii = idna::domain_to_ascii(text).map_err(|_| InvalidName::BadIdn)?;
-            return self.take_ascii(&ascii);
+        if text.is_ascii() {
+            return self.take_claims(text);
         }
+        // An escape is no letter, and would be taken for some.
+        let is_letters = !text.contains('\\');
+        let ascii = is_letters.then(|| idna::domain_to_ascii(text)).and_then(Result::ok);
+        self.take_claims(&ascii.ok_or(InvalidName::BadIdn)?)
+    }
+
+    fn take_claims(&mut self, text: &str) -> Result<(), InvalidName> {
         self.take_ascii(text)?;
         // A label that claims to be IDNA and is not would be a name nobody can ask for by its letters. What follows an
         // escaped dot is no label of its own.
@@ -467,6 +473,8 @@ mod tests {
             (r"a\256",         InvalidName::BadEscape),
             ("xn--a-ecp.ru-\u{d7ff}\u{0}", InvalidName::BadIdn),
             ("xn--zz--.example", InvalidName::BadIdn),
+            (r"a\.bücher.example", InvalidName::BadIdn),
+            (r"b\117cher.bücher.example", InvalidName::BadIdn),
         ];
         for (text, expected) in cases {
             assert_eq!(DomainName::from_str(text), Err(expected.clone()), "{text}");
