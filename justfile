@@ -88,5 +88,14 @@ miri:
     MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --locked -- \
         sys::ancillary sys::datagram::tests::every_pointer sys::netlink
 
+# What the program is made of, as a bill of materials and with every licence, held against what cargo says of it; takes
+# PyPI once.
+check-supply:
+    tests/supply.py
+
+# Whether the package and the static program are what their source makes: one more build, elsewhere.
+check-reproducible:
+    tests/reproducible.sh
+
 # What has to pass before a change is merged.
 all: lint test deny check-configs

@@ -177,9 +177,12 @@ holds "the configuration is sound" inside tunnelwarden check --strict
 holds "everything is as it was packed" inside dpkg --verify tunnelwarden
 for file in man/man1/tunnelwarden.1.gz man/man1/tunnelwarden-firewall-status.1.gz man/man5/tunnelwarden.toml.5.gz \
     man/man5/tunnelwarden-policy.5.gz bash-completion/completions/tunnelwarden \
-    zsh/vendor-completions/_tunnelwarden fish/vendor_completions.d/tunnelwarden.fish doc/tunnelwarden/operating.md; do
+    zsh/vendor-completions/_tunnelwarden fish/vendor_completions.d/tunnelwarden.fish doc/tunnelwarden/operating.md \
+    doc/tunnelwarden/sbom.cdx.json doc/tunnelwarden/third-party-licenses.txt; do
     holds "$file is there" inside test -s "/usr/share/$file"
 done
+holds "who holds the copyright says where the licences are" \
+    grep -q /usr/share/doc/tunnelwarden/third-party-licenses.txt "$root/usr/share/doc/tunnelwarden/copyright"
 for page in "$root"/usr/share/man/man[15]/tunnelwarden*; do
     holds "nothing to complain of in $page" is "$(zcat "$page" | mandoc -T lint -W warning)" ''
 done
