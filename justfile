@@ -82,11 +82,9 @@ fuzz-all seconds="600":
         just fuzz "${folder##*/}" {{seconds}}
     done
 
-# The code of sys/ that reads and writes buffers and pointers, played by Miri. Needs a nightly compiler with its
-# components miri and rust-src.
+# What sys/ does with pointers and buffers, played by Miri. Needs a nightly compiler with its components miri and rust-src.
 miri:
-    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --locked -- \
-        sys::ancillary sys::datagram::tests::every_pointer sys::netlink
+    tests/miri.sh
 
 # What the program is made of, as a bill of materials and with every licence, held against what cargo says of it; takes
 # PyPI once.
