@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 # It is some hundred times slower than the processor.
-export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=32
+export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=16
 exec cargo +nightly miri test --quiet --lib --locked -- \
     sys::ancillary \
     sys::datagram::tests::every_pointer \
