@@ -5,10 +5,10 @@ use std::{fs, io, path::Path};
 const BEGIN: &str = "<!-- just bench-firewall -->\n";
 const END: &str = "<!-- end of just bench-firewall -->\n";
 
-/// The part of the document at `path`, with its comments; empty where there is none.
+/// The part of the document at `path`, with its comments and what people wrote behind it; empty where there is none.
 pub(crate) fn read(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
-    place(&text).map(|(from, to)| text[from..to].to_owned()).unwrap_or_default()
+    place(&text).map(|(from, _)| text[from..].to_owned()).unwrap_or_default()
 }
 
 /// Puts `part` in place of the one that is there, or at the end.
