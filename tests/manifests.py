@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import checks
+from checks import ROOT, holds
+
 KUBERNETES, COMPOSE, CONTAINER = (ROOT / "deploy" / name for name in ("kubernetes", "compose", "container"))
 PACKAGES = ["kubernetes-validate==1.37.0", "compose-spec==0.2.1", "PyYAML==6.0.4"]
 
@@ -30,16 +31,6 @@ PACKAGES = ["kubernetes-validate==1.37.0", "compose-spec==0.2.1", "PyYAML==6.0.4
 VERSIONS = ("1.30", "1.37")
 USER = 10053
 JOB = "your-build:1"
-
-passed = 0
-
-
-def holds(what, is_so):
-    """Counts what is so, and ends with what is not."""
-    global passed
-    if not is_so:
-        sys.exit(f"FAILED: {what}")
-    passed += 1
 
 
 def main(arguments):
@@ -61,7 +52,7 @@ def main(arguments):
     for path in sorted(COMPOSE.glob("*.yaml")):
         compose(path)
     holds(f"{CONTAINER}/tunnelwarden.toml is sound", is_sound(binary, CONTAINER / "tunnelwarden.toml"))
-    print(f"manifests: {passed} passed")
+    print(f"manifests: {checks.passed} passed")
     return 0
 
 
@@ -334,23 +325,8 @@ def name_of(thing):
     return thing["metadata"]["name"]
 
 
-# -- the packages
-
-
-def inside_the_packages():
-    """This program once more, by a Python that has them."""
-    folder = ROOT / "target/manifests"
-    mark, python = folder / "packages", folder / "bin/python"
-    if not mark.exists() or mark.read_text() != "\n".join(PACKAGES):
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True)
-        mark.write_text("\n".join(PACKAGES))
-    os.execv(python, [python, __file__, *sys.argv[1:]])
-
-
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / "target/manifests":
-        inside_the_packages()
+    checks.with_packages("manifests", PACKAGES)
     import compose_spec
     import kubernetes_validate
     import yaml

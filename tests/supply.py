@@ -10,28 +10,18 @@ target/supply/ on the first run. Exit status: 0 passed, 1 failed, 2 wrong usage.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import checks
+from checks import ROOT, holds
+
 PACKAGE = "cyclonedx-python-lib[json-validation]==11.12.0"
 # What the crates bring along, and what comes with the compiler.
 BROUGHT_ALONG = {"sqlite": "SQLite", "mimalloc": "mimalloc", "boringssl": "BoringSSL", "rust-std": "library of Rust"}
-
-passed = 0
-
-
-def holds(what, is_so):
-    """Counts what is so, and ends with what is not."""
-    global passed
-    if not is_so:
-        sys.exit(f"FAILED: {what}")
-    passed += 1
 
 
 def main(arguments):
@@ -52,7 +42,7 @@ def main(arguments):
     third_party(licenses, program)
     nobody_is_named("sbom.cdx.json", bom)
     nobody_is_named("third-party-licenses.txt", licenses)
-    print(f"supply: {passed} passed, {len(program)} crates")
+    print(f"supply: {checks.passed} passed, {len(program)} crates")
     return 0
 
 
@@ -124,23 +114,8 @@ def nobody_is_named(name, text):
         holds(f"{name} names {folder}", str(folder) not in text)
 
 
-# -- the package
-
-
-def inside_the_package():
-    """This program once more, by a Python that has it."""
-    folder = ROOT / "target/supply"
-    mark, python = folder / "packages", folder / "bin/python"
-    if not mark.exists() or mark.read_text() != PACKAGE:
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE], check=True)
-        mark.write_text(PACKAGE)
-    os.execv(python, [python, __file__, *sys.argv[1:]])
-
-
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / "target/supply":
-        inside_the_package()
+    checks.with_packages("supply", [PACKAGE])
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 

@@ -75,11 +75,10 @@ fn start_log() {
             ["hickory_net", "hickory_resolver", "hickory_server"].map(|target| (target, LevelFilter::ERROR)),
         )
     };
-    let asked = std::env::var("RUST_LOG").ok().map(|words| words.parse::<Targets>());
+    let asked = std::env::var("RUST_LOG").ok().filter(|words| !words.is_empty()).map(|words| words.parse()).transpose();
     let (filter, refused) = match asked {
-        None => (default(), None),
-        Some(Ok(filter)) => (filter, None),
-        Some(Err(problem)) => (default(), Some(problem)),
+        Ok(filter) => (filter.unwrap_or_else(default), None),
+        Err(problem) => (default(), Some(problem)),
     };
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(colours).with_target(false);

@@ -118,13 +118,13 @@ struct Suffix {
 }
 
 /// The public suffix of the name that has these labels, from the right.
-fn public_suffix<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Suffix {
+fn public_suffix<'a>(labels: impl Iterator<Item = &'a [u8]> + Clone) -> Suffix {
     // One type for all callers: the list is code, and would be in the program once for each.
-    let labels: Vec<_> = labels.collect();
-    let info = psl::List.find(labels.iter().copied());
+    let same: &mut dyn Iterator<Item = &'a [u8]> = &mut labels.clone();
+    let info = psl::List.find(same);
     // The length counts bytes of text; whole labels from the right add up to it.
     let mut length = 0;
-    let ends = labels.into_iter().map(|label| {
+    let ends = labels.map(|label| {
         length += label.len() + usize::from(length > 0);
         length
     });

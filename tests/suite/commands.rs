@@ -439,6 +439,8 @@ fn rust_log_says_what_is_logged_and_nonsense_in_it_is_passed_over_aloud() {
     };
     assert!(!said_with("error").contains("stopped"));
     assert!(said_with("error,tunnelwarden::daemon=info").contains("stopped"));
+    let said = said_with("");
+    assert!(said.contains("stopped") && !said.contains("RUST_LOG"), "an empty one is none: {said}");
     let said = said_with("tunnelwarden=shout");
     assert!(said.contains("WARN RUST_LOG is passed over: ") && said.contains("stopped"), "{said}");
 }

@@ -5,10 +5,7 @@
 mod calls;
 mod files;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
 use nix::sys::prctl::get_no_new_privs;
 
@@ -61,7 +58,7 @@ impl Sandbox {
     pub fn enter_with_programs(looks_into_others: bool) -> Self {
         let mut parts = vec![no_new_privs()];
         if !looks_into_others {
-            parts.push(landlock(&[Path::new("/dev/null").to_owned()], Programs::Confined));
+            parts.push(landlock(&["/dev/null".into()], Programs::Confined));
         }
         parts.push(seccomp(Programs::Confined));
         Self { parts }

@@ -130,25 +130,28 @@ fn connect(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<TcpStream> {
 
 /// What comes to the DNS port: nothing, half a length, half a question, no length at all, TLS, HTTP, more than there may be.
 fn frames_of_nobody() -> Vec<Vec<u8>> {
-    let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 506]].concat();
     let request = b"GET / HTTP/1.1\r\nHost: dns.example\r\n\r\n".to_vec();
     let half = [&[0, 200][..], &encode("half.site.example")].concat();
-    vec![Vec::new(), vec![0], half, vec![0, 0], hello, request, vec![0xff; 600]]
+    vec![Vec::new(), vec![0], half, vec![0, 0], hello(), request, vec![0xff; 600]]
 }
 
 /// What comes to the admin door: nothing, half a request, one for somebody else, no HTTP, heads without an end.
 fn requests_of_nobody() -> Vec<Vec<u8>> {
     let head = |host: &str, more: &str| format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n{more}").into_bytes();
     let endless = "X-Junk: 0123456789\r\n".repeat(1_000);
-    let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 506]].concat();
     vec![
         Vec::new(),
         head("127.0.0.1", ""),
         head("rebound.example", "\r\n"),
         head("127.0.0.1", &endless),
         head("rebound.example:9053", "Connection: keep-alive\r\n\r\n"),
-        hello,
+        hello(),
     ]
+}
+
+/// The beginning of a TLS connection.
+fn hello() -> Vec<u8> {
+    [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 506]].concat()
 }
 
 /// An address of 127.66.0.0/16, apart from those of datagrams.
